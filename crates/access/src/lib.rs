@@ -1,0 +1,1 @@
+//! Who may do what: the permission matrix, permits, bearer tokens, access tokens.

@@ -1,0 +1,1 @@
+//! The backup archive's tar format alone: writing, reading, verifying.

@@ -1,0 +1,1 @@
+//! The typed records of the registry and the layout of every key.

@@ -1,0 +1,1 @@
+//! The product's own client: registry push and pull, REST, identity, for the command lines.

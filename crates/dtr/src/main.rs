@@ -1,0 +1,2 @@
+//! The dtr program.
+fn main() {}

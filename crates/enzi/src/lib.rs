@@ -1,0 +1,1 @@
+//! The identity face: /enzi/v0, /id, /auth/login.

@@ -1,0 +1,1 @@
+//! Who is who: accounts, organizations, teams, sessions, services; built in or through a UCP.

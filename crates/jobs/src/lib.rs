@@ -1,0 +1,1 @@
+//! Background work: collection, compaction, upload expiry, event retention.

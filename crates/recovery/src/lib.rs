@@ -1,0 +1,1 @@
+//! Backup, restore, verify: between the catalog and an archive.

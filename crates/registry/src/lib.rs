@@ -1,0 +1,1 @@
+//! The /v2 face: OCI distribution, and /auth/token.

@@ -1,0 +1,87 @@
+//! The ordered, versioned key-value engine under everything: its trait, and the contract suite that every engine passes.
+//!
+//! The model is etcd's, because etcd is the engine when there are several replicas: byte keys in byte order, one global
+//! [`Revision`](dtr_types::Revision), reads at the latest or an earlier revision, transactions of conditions and writes,
+//! watches, leases, compaction. Nothing here knows what a repository is.
+//!
+//! - [`Store`] is what an engine implements: few, primitive operations.
+//! - [`StoreExt`] has the conveniences that every engine gets for free.
+//! - [`hold`] keeps revisions readable while somebody needs them.
+//! - [`contract`] is the suite; an engine's own tests run it.
+
+pub mod contract;
+pub mod hold;
+
+mod error;
+mod ext;
+mod model;
+mod transaction;
+
+pub use error::StoreError;
+pub use ext::{StoreExt, prefix_end, scan};
+pub use model::{
+    At, Event, EventKind, KeyValue, LeaseId, Limits, Page, Range, Status, WatchBatch, Watcher,
+};
+pub use transaction::{Condition, Outcome, Transaction, Write};
+
+use std::{sync::Arc, time::Duration};
+
+use dtr_types::Revision;
+
+/// An engine. All methods may be called at once from many tasks.
+///
+/// Limits ([`Store::limits`]) are refused by the engine with [`StoreError::TooLarge`], never cut.
+#[async_trait::async_trait]
+pub trait Store: Send + Sync {
+    /// The sizes that this engine accepts.
+    fn limits(&self) -> Limits;
+
+    /// The latest committed revision, linearizable: at least that of every commit acknowledged before the call.
+    async fn revision(&self) -> Result<Revision, StoreError>;
+
+    /// One key.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] or [`StoreError::Future`] for an `at` that cannot be read.
+    async fn get(&self, key: &[u8], at: At) -> Result<Option<KeyValue>, StoreError>;
+
+    /// Keys in order, a page at a time. All of a page is of one revision; ask for the next pages at [`Page::revision`]
+    /// to see the same state.
+    async fn range(&self, range: Range) -> Result<Page, StoreError>;
+
+    /// Applies all writes at once if every condition holds, else none. The answer is given when the outcome is durable.
+    ///
+    /// A key may be written once in a transaction. A transaction without writes commits nothing and yields the latest
+    /// revision. Conditions are evaluated on the state before the writes.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] when the answer was lost: it may or may not be committed, reading settles it.
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
+
+    /// Changes to keys in `[start, end)` from revision `from` on (inclusive), in order, without gaps: one batch a
+    /// revision. An empty `end` means no upper bound.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] at once, or later in the stream, when `from` is no longer kept.
+    async fn watch(&self, start: &[u8], end: &[u8], from: Revision) -> Result<Watcher, StoreError>;
+
+    /// Forgets history before `revision`: reads at earlier revisions and watches from them end with
+    /// [`StoreError::Compacted`]. The state at `revision` stays readable. Holds are not known here: call
+    /// [`hold::compact`], which respects them.
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
+
+    /// Grants a lease: keys put with it vanish in one commit when it is not kept alive for `ttl`.
+    async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
+
+    /// Extends a lease by its time to live. [`StoreError::LeaseNotFound`] when it has ended.
+    async fn lease_keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Ends a lease now; its keys are deleted.
+    async fn lease_revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// What the engine says of itself, for health and metrics.
+    async fn status(&self) -> Result<Status, StoreError>;
+}
+
+/// A shared engine.
+pub type SharedStore = Arc<dyn Store>;

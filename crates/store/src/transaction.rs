@@ -1,0 +1,147 @@
+//! Transactions as data: conditions and writes, all or nothing.
+
+use bytes::Bytes;
+use dtr_types::Revision;
+
+use crate::{KeyValue, LeaseId};
+
+/// What must hold for a transaction to be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The key is not there.
+    Absent(Bytes),
+    /// The key is there.
+    Present(Bytes),
+    /// The key was last put at this revision, and is there.
+    ModifiedAt(Bytes, Revision),
+}
+
+impl Condition {
+    /// The key it is about.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Absent(key) | Self::Present(key) | Self::ModifiedAt(key, _) => key,
+        }
+    }
+}
+
+/// A change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Puts a value, on a lease if one is named.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// Its new value.
+        value: Bytes,
+        /// The lease it vanishes with.
+        lease: Option<LeaseId>,
+    },
+    /// Deletes a key; no error when it is not there.
+    Delete(Bytes),
+}
+
+impl Write {
+    /// The key it is about.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) => key,
+        }
+    }
+}
+
+/// Conditions and writes, built one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// All must hold.
+    pub conditions: Vec<Condition>,
+    /// All are applied; a key at most once.
+    pub writes: Vec<Write>,
+}
+
+impl Transaction {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Demands that `key` is not there.
+    #[must_use]
+    pub fn if_absent(mut self, key: impl Into<Bytes>) -> Self {
+        self.conditions.push(Condition::Absent(key.into()));
+        self
+    }
+
+    /// Demands that `key` is there.
+    #[must_use]
+    pub fn if_present(mut self, key: impl Into<Bytes>) -> Self {
+        self.conditions.push(Condition::Present(key.into()));
+        self
+    }
+
+    /// Demands that `key` was last put at `revision`.
+    #[must_use]
+    pub fn if_modified_at(mut self, key: impl Into<Bytes>, revision: Revision) -> Self {
+        self.conditions.push(Condition::ModifiedAt(key.into(), revision));
+        self
+    }
+
+    /// Demands that `key` is as it was when it was read: at the same revision, or absent.
+    #[must_use]
+    pub fn if_unchanged(self, key: impl Into<Bytes>, read: Option<&KeyValue>) -> Self {
+        match read {
+            Some(kv) => self.if_modified_at(key, kv.modified),
+            None => self.if_absent(key),
+        }
+    }
+
+    /// Puts a value.
+    #[must_use]
+    pub fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.writes.push(Write::Put { key: key.into(), value: value.into(), lease: None });
+        self
+    }
+
+    /// Puts a value that vanishes with `lease`.
+    #[must_use]
+    pub fn put_leased(
+        mut self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        lease: LeaseId,
+    ) -> Self {
+        self.writes.push(Write::Put { key: key.into(), value: value.into(), lease: Some(lease) });
+        self
+    }
+
+    /// Deletes a key.
+    #[must_use]
+    pub fn delete(mut self, key: impl Into<Bytes>) -> Self {
+        self.writes.push(Write::Delete(key.into()));
+        self
+    }
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was applied and is durable.
+    Committed(Revision),
+    /// A condition did not hold; nothing was applied.
+    Conflict {
+        /// Index of the first condition that did not hold.
+        condition: usize,
+        /// The state it was evaluated on.
+        revision: Revision,
+    },
+}
+
+impl Outcome {
+    /// The revision, if it was applied.
+    pub fn committed(self) -> Option<Revision> {
+        match self {
+            Self::Committed(revision) => Some(revision),
+            Self::Conflict { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Listeners, TLS, certificates, limits, drain, request ids, metrics.

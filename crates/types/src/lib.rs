@@ -1,0 +1,26 @@
+//! Values that cannot be wrong once made: digests, names, ids, revisions, times, secrets, and the manifests of the
+//! image formats. Everything is parsed at the edge and passed on as a type.
+//!
+//! Invariant: no I/O, no async, no global clock or randomness; both are traits here and are handed in.
+
+mod clock;
+mod digest;
+mod ids;
+mod manifest;
+mod name;
+mod random;
+mod revision;
+mod secret;
+
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
+pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use ids::{
+    AccountId, ClusterId, HoldId, IdError, ReplicaId, RepositoryId, ServiceId, TeamId, UploadId,
+};
+pub use manifest::{
+    Descriptor, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestKind, MediaType, media_types,
+};
+pub use name::{AccountName, NameError, RepositoryName, Tag, TeamName};
+pub use random::{Random, SeededRandom, SystemRandom};
+pub use revision::Revision;
+pub use secret::Secret;

@@ -1,0 +1,2 @@
+//! The ucp program.
+fn main() {}
