@@ -1,1 +1,34 @@
-//! The typed records of the registry and the layout of every key.
+//! The typed records of the registry, the layout of every key, and the transactions that keep records, links and
+//! references consistent. The *only* code that builds keys or encodes records.
+//!
+//! - [`keys`] shows the whole key layout as one table.
+//! - [`records`] has one file for each noun: what is stored of it.
+//! - [`Catalog`] is the way in: lookups, pages, and one method for each change that touches several keys.
+//!
+//! To add a stored type: a struct in `records/` that implements [`Record`], a row in [`keys`], and (if a backup must
+//! carry it) its name in [`Kind::archived`]. Nothing else builds a key for it.
+
+pub mod keys;
+pub mod records;
+
+mod catalog;
+mod codec;
+mod collect;
+mod deletion;
+mod error;
+mod grants;
+mod identity;
+mod links;
+mod manifests;
+mod repositories;
+mod services;
+mod tokens;
+mod uploads;
+
+pub use catalog::{Catalog, Page, TransactionExt, Versioned};
+pub use codec::{Record, decode, encode, json};
+pub use collect::{Condemned, CondemnedState};
+pub use error::CatalogError;
+pub use keys::{Key, Kind};
+pub use links::LinkCheck;
+pub use manifests::{PutManifest, PutOutcome, StoredManifest};

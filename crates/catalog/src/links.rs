@@ -1,0 +1,183 @@
+//! Blobs and links: the commits that make stored bytes readable through a repository, in step with the collector.
+//!
+//! The rules that keep a blob from vanishing under a push (the collector's half is in `collect`):
+//! 1. Whoever stores bytes first reads the blob's record and condemned marker ([`Catalog::check_link`]).
+//! 2. Present: nothing is published; [`Catalog::link_blob`] demands that the blob's record has not changed.
+//!    Absent: the bytes are published, then [`Catalog::link_new_blob`] demands that the record is still absent.
+//! 3. Both demand that no marker is there, and both renew the candidate, which makes a condemnation in flight fail.
+//!
+//! So a commit that succeeds proves that no collector was removing the bytes it speaks of, and that none will for a
+//! whole grace period.
+
+use bytes::Bytes;
+use dtr_store::{At, Outcome, Transaction};
+use dtr_types::{Digest, RepositoryId, Revision};
+
+use crate::{
+    Catalog, CatalogError, TransactionExt as _, keys,
+    records::{BlobRecord, Candidate, Event},
+};
+
+/// What is known of a blob before it is linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkCheck {
+    /// It is not stored: publish the bytes, then [`Catalog::link_new_blob`].
+    Absent,
+    /// It is stored: do not publish, [`Catalog::link_blob`] with this revision.
+    Present {
+        /// Its size in bytes.
+        size: u64,
+        /// The revision of its record.
+        modified: Revision,
+    },
+    /// It is just being removed: wait a moment and check again.
+    Condemned,
+}
+
+impl Catalog {
+    /// Reads what must be known before a blob is linked.
+    pub async fn check_link(&self, digest: &Digest) -> Result<LinkCheck, CatalogError> {
+        // The marker is read last: one that appears after the blob's record was read is then seen here, or makes
+        // the commit fail.
+        let blob = self.get(&keys::blob(digest)).await?;
+        if self.get(&keys::condemned(digest)).await?.is_some() {
+            return Ok(LinkCheck::Condemned);
+        }
+        Ok(match blob {
+            Some(found) => LinkCheck::Present { size: found.value.size, modified: found.modified },
+            None => LinkCheck::Absent,
+        })
+    }
+
+    /// Links a blob that is stored. `extra` joins the same commit (such as the end of an upload). `false` when things
+    /// changed since [`Catalog::check_link`]: check again.
+    pub async fn link_blob(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+        modified: Revision,
+        extra: Transaction,
+    ) -> Result<bool, CatalogError> {
+        let transaction = extra.if_modified_at(keys::blob(digest), modified);
+        self.commit_link(repository, digest, transaction).await
+    }
+
+    /// Records a blob whose bytes have just been published, and links it. `false` when things changed since
+    /// [`Catalog::check_link`]: check again; the bytes stay published meanwhile.
+    pub async fn link_new_blob(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+        size: u64,
+        extra: Transaction,
+    ) -> Result<bool, CatalogError> {
+        let blob = BlobRecord { digest: *digest, size, stored_at: self.now() };
+        self.commit_link(repository, digest, extra.create_record(&blob)?).await
+    }
+
+    /// Makes a blob of one repository readable through another. `false` when the source does not link it (any more).
+    ///
+    /// # Errors
+    /// [`CatalogError::Condemned`] when it is being removed.
+    pub async fn mount_blob(
+        &self,
+        from: &RepositoryId,
+        to: &RepositoryId,
+        digest: &Digest,
+    ) -> Result<bool, CatalogError> {
+        let LinkCheck::Present { modified, .. } = self.check_link(digest).await? else {
+            return Ok(false);
+        };
+        let transaction = Transaction::new()
+            .if_present(keys::link(from, digest))
+            .if_modified_at(keys::blob(digest), modified);
+        self.commit_link(to, digest, transaction).await
+    }
+
+    async fn commit_link(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+        transaction: Transaction,
+    ) -> Result<bool, CatalogError> {
+        let candidate = Candidate { digest: *digest, since: self.now() };
+        let transaction = transaction
+            .if_absent(keys::condemned(digest))
+            .if_present(keys::repository(repository))
+            .put(keys::link(repository, digest), Bytes::new())
+            .put(keys::blob_link(digest, repository), Bytes::new())
+            .put_record(&candidate)?;
+        Ok(self.commit(transaction).await?.committed().is_some())
+    }
+
+    /// A blob's record, if it may be read through the repository.
+    pub async fn linked_blob(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+    ) -> Result<Option<BlobRecord>, CatalogError> {
+        if self.store().get(&keys::link(repository, digest), At::Latest).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(self.get(&keys::blob(digest)).await?.map(|found| found.value))
+    }
+
+    /// Takes a blob away from a repository. `false` when it does not have it.
+    ///
+    /// # Errors
+    /// [`CatalogError::BlobInUse`] when one of its manifests needs the blob.
+    pub async fn unlink_blob(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+        event: Option<&Event>,
+    ) -> Result<bool, CatalogError> {
+        let link = keys::link(repository, digest);
+        let Some(found) = self.store().get(&link, At::Latest).await? else { return Ok(false) };
+        if self.any(&keys::references_in(digest, repository)).await? {
+            return Err(CatalogError::BlobInUse(*digest));
+        }
+        let candidate = Candidate { digest: *digest, since: self.now() };
+        let mut transaction = Transaction::new()
+            .if_modified_at(link.clone(), found.modified)
+            .delete(link.clone())
+            .delete(keys::blob_link(digest, repository))
+            .put_record(&candidate)?;
+        if let Some(event) = event {
+            transaction = transaction.event(event)?;
+        }
+        match self.commit(transaction).await? {
+            Outcome::Conflict { .. } => Ok(false),
+            Outcome::Committed(_) => {
+                // A manifest that was pushed between the look and the commit needs the blob: the link comes back.
+                if self.any(&keys::references_in(digest, repository)).await? {
+                    let back = Transaction::new()
+                        .put(link, Bytes::new())
+                        .put(keys::blob_link(digest, repository), Bytes::new());
+                    self.commit(back).await?;
+                    return Err(CatalogError::BlobInUse(*digest));
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Takes all blobs away from a repository that was deleted.
+    pub(crate) async fn unlink_all(&self, repository: &RepositoryId) -> Result<(), CatalogError> {
+        let limit = (self.store().limits().operations_max / 3).max(1);
+        loop {
+            let page = self.names(&keys::links(repository), None, limit, At::Latest).await?;
+            if page.items.is_empty() {
+                return Ok(());
+            }
+            let mut transaction = Transaction::new();
+            for digest in page.items.iter().filter_map(|text| text.parse::<Digest>().ok()) {
+                transaction = transaction
+                    .delete(keys::link(repository, &digest))
+                    .delete(keys::blob_link(&digest, repository))
+                    .put_record(&Candidate { digest, since: self.now() })?;
+            }
+            self.commit(transaction).await?;
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! Manifests and tags: stored with their references in one transaction, read back with their exact bytes.
+
+use bytes::{Bytes, BytesMut};
+use dtr_store::{At, Condition, Outcome, Transaction};
+use dtr_types::{AccountId, Digest, Manifest, ManifestKind, RepositoryId, Tag, Timestamp};
+
+use crate::{
+    Catalog, CatalogError, TransactionExt as _, Versioned,
+    catalog::ATTEMPTS_MAX,
+    keys,
+    records::{
+        Event, EventObject, EventType, ManifestRecord, ReferrerRecord, Repository, TagRecord,
+    },
+};
+
+/// Compressed bytes of a manifest in one value: well below what any engine takes.
+const PART_BYTES: usize = 512 * 1024;
+/// Blobs that one manifest may refer to.
+const BLOBS_MAX: usize = 10_000;
+/// How hard manifests are compressed: they are small and read often.
+const ZSTD_LEVEL: i32 = 3;
+
+/// A manifest to store, checked as far as that needs no catalog.
+#[derive(Clone, Debug)]
+pub struct PutManifest<'a> {
+    /// Where to.
+    pub repository: &'a Repository,
+    /// Its digest, which `body` hashes to.
+    pub digest: Digest,
+    /// What `body` says.
+    pub manifest: &'a Manifest,
+    /// The exact bytes.
+    pub body: &'a Bytes,
+    /// The tags that shall name it.
+    pub tags: &'a [Tag],
+    /// Who pushes, by name.
+    pub author: &'a str,
+    /// Who pushes, by id.
+    pub author_id: Option<AccountId>,
+    /// Operating system and architecture, where the configuration tells.
+    pub platform: Option<(String, String)>,
+    /// Whether an index may list manifests that are not here.
+    pub allow_sparse: bool,
+}
+
+/// What became of a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutOutcome {
+    /// The manifest as recorded.
+    pub record: ManifestRecord,
+    /// What each tag named before, where it named something else.
+    pub moved: Vec<(Tag, Digest)>,
+}
+
+/// A manifest with its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredManifest {
+    /// What is recorded of it.
+    pub record: ManifestRecord,
+    /// The exact bytes that were pushed.
+    pub body: Bytes,
+}
+
+/// A manifest's bytes as they are stored.
+pub(crate) fn compress(body: &[u8]) -> Result<Vec<Bytes>, CatalogError> {
+    let packed = zstd::bulk::compress(body, ZSTD_LEVEL)
+        .map_err(|e| CatalogError::Encode { kind: "manifest", reason: e.to_string() })?;
+    let packed = Bytes::from(packed);
+    Ok((0..packed.len())
+        .step_by(PART_BYTES)
+        .map(|at| packed.slice(at..packed.len().min(at + PART_BYTES)))
+        .collect())
+}
+
+impl Catalog {
+    /// A manifest's record.
+    pub async fn get_manifest(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+    ) -> Result<Option<Versioned<ManifestRecord>>, CatalogError> {
+        self.get(&keys::manifest(repository, digest)).await
+    }
+
+    /// The exact bytes of a manifest, at a revision.
+    ///
+    /// # Errors
+    /// [`CatalogError::Record`] when they are not what was stored.
+    pub async fn manifest_body(
+        &self,
+        record: &ManifestRecord,
+        at: At,
+    ) -> Result<Bytes, CatalogError> {
+        let damaged = |reason: &str| CatalogError::Record {
+            kind: "manifest",
+            key: format!("{}@{}", record.repository, record.digest),
+            reason: reason.to_owned(),
+        };
+        let mut packed = BytesMut::new();
+        let mut whole = Bytes::new();
+        for part in 0..record.parts {
+            let key = keys::manifest_body(&record.repository, &record.digest, part);
+            let found = self.store().get(&key, at).await?;
+            whole = found.ok_or_else(|| damaged("a part of its bytes is missing"))?.value;
+            if record.parts > 1 {
+                packed.extend_from_slice(&whole);
+            }
+        }
+        let packed = if record.parts > 1 { packed.freeze() } else { whole };
+        let size = usize::try_from(record.size).unwrap_or(usize::MAX);
+        if size > dtr_types::MANIFEST_BYTES_MAX {
+            return Err(damaged("its size is beyond the limit"));
+        }
+        let body = zstd::bulk::decompress(&packed, size)
+            .map_err(|_| damaged("its bytes cannot be unpacked"))?;
+        if body.len() != size {
+            return Err(damaged("its bytes have another size"));
+        }
+        Ok(body.into())
+    }
+
+    /// A manifest with its bytes.
+    pub async fn read_manifest(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+    ) -> Result<Option<StoredManifest>, CatalogError> {
+        let Some(found) = self.get_manifest(repository, digest).await? else { return Ok(None) };
+        let body = self.manifest_body(&found.value, At::Latest).await?;
+        Ok(Some(StoredManifest { record: found.value, body }))
+    }
+
+    /// Stores a manifest, its tags, references, place among referrers and events, in one transaction. What does not fit
+    /// into one is staged before, and shows nowhere until the last commit.
+    ///
+    /// # Errors
+    /// [`CatalogError::BlobMissing`], [`CatalogError::ManifestMissing`], [`CatalogError::TagImmutable`],
+    /// [`CatalogError::Missing`] when the repository has gone.
+    pub async fn put_manifest(&self, put: &PutManifest<'_>) -> Result<PutOutcome, CatalogError> {
+        let blobs = self.needed_blobs(put).await?;
+        if blobs.len() > BLOBS_MAX {
+            return Err(CatalogError::TooMany {
+                what: "blobs of the manifest",
+                count: blobs.len(),
+                limit: BLOBS_MAX,
+            });
+        }
+        let limits = self.store().limits();
+        let parts = compress(put.body)?;
+        let base = 8 + 6 * put.tags.len();
+        let stage_parts = parts.len() > 1;
+        let stage_blobs = blobs.len() + base > limits.operations_max;
+        if stage_parts {
+            for (number, part) in (0..).zip(&parts) {
+                let key = keys::manifest_body(&put.repository.id, &put.digest, number);
+                self.commit(Transaction::new().put(key, part.clone())).await?;
+            }
+        }
+        if stage_blobs {
+            self.stage_references(put, &blobs).await?;
+        }
+        for _ in 0..ATTEMPTS_MAX {
+            let (mut transaction, outcome) = self.manifest_transaction(put, &parts).await?;
+            if !stage_parts {
+                let key = keys::manifest_body(&put.repository.id, &put.digest, 0);
+                transaction = transaction.put(key, parts.first().cloned().unwrap_or_default());
+            }
+            let first_link = transaction.conditions.len();
+            if !stage_blobs {
+                for digest in &blobs {
+                    transaction =
+                        transaction.if_present(keys::link(&put.repository.id, digest)).put(
+                            keys::reference(digest, &put.repository.id, &put.digest),
+                            Bytes::new(),
+                        );
+                }
+            }
+            match self.commit(transaction).await? {
+                Outcome::Committed(_) => return Ok(outcome),
+                Outcome::Conflict { condition: 0, .. } => return Err(repository_gone(put)),
+                Outcome::Conflict { condition, .. } if condition >= first_link => {
+                    return Err(CatalogError::BlobMissing(blobs[condition - first_link]));
+                }
+                Outcome::Conflict { .. } => {}
+            }
+        }
+        Err(CatalogError::Contention("manifest"))
+    }
+
+    /// The blobs that must be linked: those of an image, and those entries of an index that are blobs, as in the
+    /// indexes that BuildKit makes of its caches.
+    async fn needed_blobs(&self, put: &PutManifest<'_>) -> Result<Vec<Digest>, CatalogError> {
+        let mut blobs: Vec<Digest> = put.manifest.blobs().iter().map(|d| d.digest).collect();
+        for child in put.manifest.children() {
+            let id = &put.repository.id;
+            if self.get_manifest(id, &child.digest).await?.is_some() {
+                continue;
+            }
+            if self.linked_blob(id, &child.digest).await?.is_some() {
+                blobs.push(child.digest);
+            } else if !put.allow_sparse {
+                return Err(CatalogError::ManifestMissing(child.digest));
+            }
+        }
+        Ok(blobs)
+    }
+
+    /// Writes references ahead of a manifest that has too many for one transaction. They carry the time, since the
+    /// collector drops a reference whose manifest never came.
+    async fn stage_references(
+        &self,
+        put: &PutManifest<'_>,
+        blobs: &[Digest],
+    ) -> Result<(), CatalogError> {
+        let id = &put.repository.id;
+        let time = Bytes::from(self.now().millis().to_string());
+        for chunk in blobs.chunks(self.store().limits().operations_max.saturating_sub(1).max(1)) {
+            let transaction = chunk.iter().fold(
+                Transaction::new().if_present(keys::repository(id)),
+                |t, digest| {
+                    t.if_present(keys::link(id, digest))
+                        .put(keys::reference(digest, id, &put.digest), time.clone())
+                },
+            );
+            match self.commit(transaction).await? {
+                Outcome::Committed(_) => {}
+                Outcome::Conflict { condition: 0, .. } => return Err(repository_gone(put)),
+                Outcome::Conflict { condition, .. } => {
+                    return Err(CatalogError::BlobMissing(chunk[condition - 1]));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The record, tags, referrer and events. Condition 0 is that the repository is there.
+    async fn manifest_transaction(
+        &self,
+        put: &PutManifest<'_>,
+        parts: &[Bytes],
+    ) -> Result<(Transaction, PutOutcome), CatalogError> {
+        let id = &put.repository.id;
+        let now = self.now();
+        let known = self.get_manifest(id, &put.digest).await?;
+        let record = new_record(put, parts.len(), now);
+        let manifest_key = keys::manifest(id, &put.digest);
+        let mut transaction = Transaction::new().if_present(keys::repository(id));
+        transaction = match &known {
+            Some(known) => transaction.if_modified_at(&manifest_key, known.modified),
+            None => transaction.if_absent(&manifest_key),
+        };
+        transaction = transaction.put_record(&record)?;
+        if let Some(subject) = &put.manifest.subject {
+            transaction = transaction.put_record(&ReferrerRecord {
+                repository: id.clone(),
+                subject: subject.digest,
+                digest: put.digest,
+                media_type: put.manifest.media_type,
+                size: put.body.len() as u64,
+                artifact_type: put.manifest.artifact_type.clone(),
+                annotations: put.manifest.annotations.clone(),
+            })?;
+        }
+        let mut moved = Vec::new();
+        for tag in put.tags {
+            transaction = self.tag_transaction(put, tag, now, transaction, &mut moved).await?;
+        }
+        if put.tags.is_empty() {
+            let object = EventObject {
+                kind: "manifest".to_owned(),
+                name: put.digest.to_string(),
+                id: put.digest.to_string(),
+            };
+            transaction = transaction.event(&self.push_event(put, now, object))?;
+        }
+        Ok((transaction, PutOutcome { record, moved }))
+    }
+
+    async fn tag_transaction(
+        &self,
+        put: &PutManifest<'_>,
+        tag: &Tag,
+        now: Timestamp,
+        mut transaction: Transaction,
+        moved: &mut Vec<(Tag, Digest)>,
+    ) -> Result<Transaction, CatalogError> {
+        let id = &put.repository.id;
+        let key = keys::tag(id, tag);
+        let known = self.get(&key).await?;
+        let mut created_at = now;
+        match &known {
+            Some(known) => {
+                transaction.conditions.push(Condition::ModifiedAt((&key).into(), known.modified));
+                created_at = known.value.created_at;
+                if known.value.digest != put.digest {
+                    if put.repository.immutable_tags {
+                        return Err(CatalogError::TagImmutable(tag.clone()));
+                    }
+                    moved.push((tag.clone(), known.value.digest));
+                    transaction =
+                        transaction.delete(keys::manifest_tag(id, &known.value.digest, tag));
+                }
+            }
+            None => transaction.conditions.push(Condition::Absent((&key).into())),
+        }
+        let object = EventObject {
+            kind: "tag".to_owned(),
+            name: tag.to_string(),
+            id: put.digest.to_string(),
+        };
+        transaction
+            .put_record(&TagRecord {
+                repository: id.clone(),
+                name: tag.clone(),
+                digest: put.digest,
+                media_type: put.manifest.media_type,
+                author: put.author.to_owned(),
+                created_at,
+                updated_at: now,
+            })?
+            .put(keys::manifest_tag(id, &put.digest, tag), Bytes::new())
+            .event(&self.push_event(put, now, object))
+    }
+
+    fn push_event(&self, put: &PutManifest<'_>, now: Timestamp, object: EventObject) -> Event {
+        Event {
+            id: Event::new_id(now, self.random()),
+            published_at: now,
+            actor: put.author.to_owned(),
+            actor_id: put.author_id.clone(),
+            event_type: EventType::Create,
+            repository: put.repository.name.to_string(),
+            repository_id: Some(put.repository.id.clone()),
+            object,
+        }
+    }
+}
+
+fn repository_gone(put: &PutManifest<'_>) -> CatalogError {
+    CatalogError::Missing { kind: "repository", name: put.repository.name.to_string() }
+}
+
+fn new_record(put: &PutManifest<'_>, parts: usize, now: Timestamp) -> ManifestRecord {
+    let config = match &put.manifest.kind {
+        ManifestKind::Image { config, .. } => Some(config),
+        ManifestKind::Index { .. } => None,
+    };
+    let (os, architecture) = put.platform.clone().unzip();
+    ManifestRecord {
+        repository: put.repository.id.clone(),
+        digest: put.digest,
+        media_type: put.manifest.media_type,
+        size: put.body.len() as u64,
+        content_size: put.manifest.content_size(),
+        parts: u32::try_from(parts).unwrap_or(u32::MAX),
+        config_digest: config.map(|c| c.digest),
+        config_media_type: config.map(|c| c.media_type.clone()),
+        artifact_type: put.manifest.artifact_type.clone(),
+        subject: put.manifest.subject.as_ref().map(|s| s.digest),
+        os,
+        architecture,
+        author: put.author.to_owned(),
+        pushed_at: now,
+    }
+}
