@@ -1,1 +1,136 @@
-//! Content-addressed bytes at rest.
+//! Content-addressed bytes at rest: the only code that touches image content on disk.
+//!
+//! - [`BlobStorage`] is what an engine implements. It is made for file systems and for object stores alike: ranged
+//!   reads, uploads in parts, publication as a step of its own, no rename and no directory in sight.
+//! - [`FileStorage`] keeps blobs in files, in the layout of the CNCF distribution registry.
+//! - [`simulated`] is a disk in memory that loses what was not synced, and fails when told to: for proofs.
+//! - [`contract`] is the suite that every engine passes.
+//!
+//! Nothing here knows repositories, links or records: which blob may be seen is decided by the catalog. A blob counts
+//! as stored when its *record* is committed; bytes without a record are rubbish that the collector finds with
+//! [`BlobStorage::list`].
+
+pub mod contract;
+pub mod disk;
+pub mod simulated;
+
+mod error;
+mod file;
+mod model;
+
+pub use error::{AppendError, BlobError, BoxError};
+pub use file::{FileStorage, Options};
+pub use model::{
+    Appended, BlobEntry, BlobInfo, BlobReader, ByteStream, Health, Staged, UploadEntry, body,
+    empty_body,
+};
+
+use std::{fmt::Debug, ops::Range, sync::Arc};
+
+use dtr_types::{Digest, Hasher, UploadId};
+
+/// A place for content. All methods may be called at once from many tasks and, on shared storage, many replicas.
+///
+/// **The life of an upload**: [`upload_create`](Self::upload_create), any number of
+/// [`upload_append`](Self::upload_append) (each followed by a commit of the upload's record with the size and hash state
+/// that it returned), [`upload_finish`](Self::upload_finish) once the hash is what the client said,
+/// [`publish`](Self::publish) if the catalog does not know the blob yet, the commit of the blob's record, and last
+/// [`upload_abort`](Self::upload_abort), which removes what is left of it. `publish` may be repeated until then: a
+/// publication that lost a race against the collector is done again from the same staged bytes.
+///
+/// Dropping a future of this trait never leaves anything torn: a step that was begun is either done or not. What an
+/// abandoned `upload_append` had written is forgotten by the next one. A server that wants to keep it runs the append in
+/// a task of its own, so that a lost connection ends the body and not the task.
+#[async_trait::async_trait]
+pub trait BlobStorage: Send + Sync + Debug {
+    /// Size and time of a blob, or `None` when it is not stored.
+    async fn stat(&self, digest: &Digest) -> Result<Option<BlobInfo>, BlobError>;
+
+    /// A blob, or the bytes `range` of it. An end after the blob's end is cut to it; an empty range inside yields nothing.
+    ///
+    /// # Errors
+    /// [`BlobError::NotFound`]; [`BlobError::Range`] when the range begins at or after the end (and is not empty at it).
+    async fn read(
+        &self,
+        digest: &Digest,
+        range: Option<Range<u64>>,
+    ) -> Result<BlobReader, BlobError>;
+
+    /// Removes a blob; says whether there was one. Readers that have it open read on to the end where the engine can.
+    async fn delete(&self, digest: &Digest) -> Result<bool, BlobError>;
+
+    /// Blobs in ascending order of digest after `after`, at most `limit`; fewer than `limit` means there are no more.
+    /// Blobs that come and go meanwhile may or may not be in it.
+    async fn list(&self, after: Option<&Digest>, limit: usize)
+    -> Result<Vec<BlobEntry>, BlobError>;
+
+    /// Whether content can be stored at this moment, tried with a small write, and how much room there is.
+    async fn health(&self) -> Health;
+
+    /// Begins an upload.
+    ///
+    /// # Errors
+    /// [`BlobError::UploadExists`].
+    async fn upload_create(&self, id: &UploadId) -> Result<(), BlobError>;
+
+    /// Adds `body` to an upload of which the caller has recorded `at` bytes with the hash state `hasher`. When it returns,
+    /// all bytes that it counts are durable: after a power loss an upload that is still there has the recorded bytes, and
+    /// none that differ from what was hashed. (An upload begun shortly before may be gone as a whole.)
+    ///
+    /// Bytes beyond `at`, left by a crash between an append and its record, are dropped first. Frames are gathered to
+    /// large writes; memory is bounded by a few of them.
+    ///
+    /// # Errors
+    /// When the body breaks off or the disk is full, [`AppendError::kept`] says what is durable of it nevertheless.
+    /// [`BlobError::Offset`] when the storage has less than `at` bytes, [`BlobError::UploadBusy`] when another append or
+    /// finish of it is under way, [`BlobError::UploadNotFound`] also after [`Self::upload_finish`].
+    async fn upload_append(
+        &self,
+        id: &UploadId,
+        at: u64,
+        hasher: Hasher,
+        body: ByteStream,
+    ) -> Result<Appended, AppendError>;
+
+    /// Closes an upload of `size` recorded bytes; nothing can be appended after it. May be repeated.
+    ///
+    /// The caller has compared the digest of its recorded hash state with what the client said.
+    ///
+    /// # Errors
+    /// As [`Self::upload_append`].
+    async fn upload_finish(&self, id: &UploadId, size: u64) -> Result<Staged, BlobError>;
+
+    /// Makes a staged upload readable as `digest`, with the present time as its time of modification. When it returns, the
+    /// blob is durable under its name. Replaces what is there under the name: these bytes were just checked. May be
+    /// repeated, and may run at once for several uploads of the same digest.
+    ///
+    /// # Errors
+    /// [`BlobError::UploadNotFound`] after [`Self::upload_abort`].
+    async fn publish(&self, staged: &Staged, digest: &Digest) -> Result<(), BlobError>;
+
+    /// Removes an upload, staged or not, published or not. Without effect when there is none.
+    async fn upload_abort(&self, id: &UploadId) -> Result<(), BlobError>;
+
+    /// Uploads in ascending order of id after `after`, at most `limit`; fewer than `limit` means there are no more.
+    /// Also what a [`Self::put`] cut off by a crash left.
+    async fn uploads(
+        &self,
+        after: Option<&UploadId>,
+        limit: usize,
+    ) -> Result<Vec<UploadEntry>, BlobError>;
+
+    /// Stores a whole blob at once and makes it readable; returns its size. Replaces what is there under the name.
+    ///
+    /// # Errors
+    /// [`BlobError::Mismatch`] when the bytes hash to something else, [`BlobError::Size`] when `size` is given and not
+    /// what came (told as soon as it is exceeded). Whatever the error, nothing is left.
+    async fn put(
+        &self,
+        digest: &Digest,
+        size: Option<u64>,
+        body: ByteStream,
+    ) -> Result<u64, BlobError>;
+}
+
+/// A shared storage.
+pub type SharedBlobs = Arc<dyn BlobStorage>;
