@@ -16,6 +16,7 @@ mod codec;
 mod collect;
 mod deletion;
 mod error;
+mod events;
 mod grants;
 mod identity;
 mod links;

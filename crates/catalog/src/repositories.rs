@@ -181,16 +181,6 @@ impl Catalog {
         }
         Err(CatalogError::Contention("counters"))
     }
-
-    /// Records events that belong to no other change, such as pulls: all in as few transactions as possible.
-    pub async fn record_events(&self, events: &[Event]) -> Result<(), CatalogError> {
-        for chunk in events.chunks((self.store().limits().operations_max / 2).max(1)) {
-            let transaction =
-                chunk.iter().try_fold(Transaction::new(), |t, event| t.event(event))?;
-            self.commit(transaction).await?;
-        }
-        Ok(())
-    }
 }
 
 fn parse_id(value: &[u8]) -> Option<RepositoryId> {

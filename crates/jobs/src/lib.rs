@@ -1,1 +1,34 @@
-//! Background work: collection, compaction, upload expiry, event retention.
+//! Background work. Every job is a reconciler: it compares what is with what should be, mends the difference, reports,
+//! and takes no input from whoever woke it, so that going on after a crash is the normal path.
+//!
+//! - [`collect`]: content that nothing refers to, the collector.
+//! - [`sweep`]: bytes that no record speaks of, found by reading the whole blob storage; rarely needed.
+//! - [`tidy`]: unfinished deletions, expired uploads and sessions, old events, history of the store.
+//! - [`Scheduler`]: when each runs.
+
+mod collector;
+mod orphans;
+mod scheduler;
+mod tidy;
+
+pub use collector::{CollectOptions, CollectReport, GRACE_MIN, collect};
+pub use orphans::{SweepReport, sweep};
+pub use scheduler::Scheduler;
+pub use tidy::{TidyReport, tidy};
+
+/// Why a job stopped before its end. It goes on at its next run.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] dtr_catalog::CatalogError),
+    /// The blob storage failed.
+    #[error(transparent)]
+    Blobs(#[from] dtr_blobs::BlobError),
+}
+
+impl From<dtr_store::StoreError> for JobError {
+    fn from(error: dtr_store::StoreError) -> Self {
+        Self::Catalog(error.into())
+    }
+}

@@ -1,0 +1,132 @@
+//! The collector: walks the candidates, never all content; runs while everybody pushes and pulls. What makes that safe
+//! is the protocol in the catalog (`links`, `collect`); here is when a candidate's time has come, and the removal of the
+//! bytes.
+
+use std::time::Duration;
+
+use dtr_blobs::BlobStorage;
+use dtr_catalog::{Catalog, Condemned, CondemnedState, keys};
+use dtr_store::hold;
+use dtr_types::Digest;
+use serde::Serialize;
+
+use crate::JobError;
+
+/// The shortest grace period: longer than any commit that follows the check it depends on.
+pub const GRACE_MIN: Duration = Duration::from_secs(60);
+
+/// How a run goes about it.
+#[derive(Clone, Copy, Debug)]
+pub struct CollectOptions {
+    /// How long content without references is left alone; at least [`GRACE_MIN`] in the product (tests with a clock of
+    /// their own may go lower).
+    pub grace: Duration,
+    /// Only say what would be removed.
+    pub dry_run: bool,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectReport {
+    /// Candidates looked at.
+    pub candidates: u64,
+    /// Blobs removed, or that would be.
+    pub removed: u64,
+    /// Bytes set free, or that would be.
+    pub freed_bytes: u64,
+    /// Candidates that a manifest needs: taken off the list.
+    pub needed: u64,
+    /// Candidates younger than the grace period.
+    pub young: u64,
+    /// Candidates that a hold keeps: a backup is being taken.
+    pub held: u64,
+    /// Removals that an interrupted run had begun, brought to their end.
+    pub resumed: u64,
+    /// The first blobs that were removed, or would be.
+    pub sample: Vec<Digest>,
+}
+
+/// Digests named in a report.
+const SAMPLE_MAX: usize = 20;
+/// Candidates read at once.
+const PAGE: usize = 500;
+
+/// Removes content that nothing refers to. One run at a time: the caller sees to that.
+///
+/// # Errors
+/// What was done until then is done; the next run goes on.
+pub async fn collect(
+    catalog: &Catalog,
+    blobs: &dyn BlobStorage,
+    options: CollectOptions,
+) -> Result<CollectReport, JobError> {
+    let mut report = CollectReport::default();
+    if !options.dry_run {
+        for condemned in catalog.list_condemned().await? {
+            decide(catalog, blobs, &condemned, options.grace).await?;
+            report.resumed += 1;
+        }
+    }
+    let mut after: Option<Digest> = None;
+    loop {
+        let page = catalog.list_candidates(after.as_ref(), PAGE).await?;
+        for candidate in &page.items {
+            let digest = candidate.value.digest;
+            report.candidates += 1;
+            if catalog.is_referenced(&digest, options.grace).await? {
+                report.needed += 1;
+                if !options.dry_run {
+                    catalog.clear_candidate(candidate).await?;
+                }
+                continue;
+            }
+            if catalog.now().since(candidate.value.since) < options.grace {
+                report.young += 1;
+                continue;
+            }
+            // A hold from before the candidate was listed may need the blob: it had references then.
+            let oldest = hold::oldest(&**catalog.store(), catalog.now()).await?;
+            if oldest.is_some_and(|held| candidate.modified >= held) {
+                report.held += 1;
+                continue;
+            }
+            let size = catalog.get(&keys::blob(&digest)).await?.map_or(0, |b| b.value.size);
+            let removed = options.dry_run
+                || match catalog.condemn(candidate).await? {
+                    Some(condemned) => {
+                        decide(catalog, blobs, &condemned, options.grace).await?
+                            == CondemnedState::Remove
+                    }
+                    None => false,
+                };
+            if removed {
+                report.removed += 1;
+                report.freed_bytes += size;
+                if report.sample.len() < SAMPLE_MAX {
+                    report.sample.push(digest);
+                }
+            }
+        }
+        after = page.items.last().map(|candidate| candidate.value.digest);
+        if !page.more || after.is_none() {
+            return Ok(report);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Brings one removal to its end, from wherever it stopped.
+pub(crate) async fn decide(
+    catalog: &Catalog,
+    blobs: &dyn BlobStorage,
+    condemned: &Condemned,
+    grace: Duration,
+) -> Result<CondemnedState, JobError> {
+    let state = catalog.decide_condemned(condemned, grace).await?;
+    if state == CondemnedState::Remove {
+        blobs.delete(&condemned.digest).await?;
+        catalog.finish_condemned(condemned).await?;
+    }
+    Ok(state)
+}

@@ -1,0 +1,114 @@
+//! When each job runs: the small duties every minute, the collector by its settings, the sweep once a day.
+
+use std::{collections::VecDeque, time::Duration};
+
+use dtr_blobs::SharedBlobs;
+use dtr_catalog::Catalog;
+use dtr_types::{Revision, Timestamp};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{CollectOptions, CollectReport, GRACE_MIN, JobError, collect, sweep, tidy};
+
+/// How often the small duties are done.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// How often stored bytes without a record are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How long history of the store stays readable for watches that lost their connection.
+const HISTORY: Duration = Duration::from_secs(600);
+
+/// Runs the jobs of one cluster, one at a time.
+pub struct Scheduler {
+    catalog: Catalog,
+    blobs: SharedBlobs,
+    /// One run of the collector at a time, by schedule or by hand.
+    running: Mutex<()>,
+}
+
+impl std::fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scheduler")
+    }
+}
+
+impl Scheduler {
+    /// For a catalog and its blob storage.
+    pub fn new(catalog: Catalog, blobs: SharedBlobs) -> Self {
+        Self { catalog, blobs, running: Mutex::new(()) }
+    }
+
+    /// Collects now, with the grace period of the settings: for `dtr gc`.
+    pub async fn collect_now(&self, dry_run: bool) -> Result<CollectReport, JobError> {
+        let settings = self.catalog.settings().await?;
+        let grace = Duration::from_secs(settings.gc_grace_seconds).max(GRACE_MIN);
+        let _one = self.running.lock().await;
+        collect(&self.catalog, &*self.blobs, CollectOptions { grace, dry_run }).await
+    }
+
+    /// Runs until `stop`. An error is logged and the job tried again at its next time.
+    pub async fn run(&self, stop: CancellationToken) {
+        // Revisions with the time at which each was the latest: to know how far history may be forgotten.
+        let mut revisions: VecDeque<(Timestamp, Revision)> = VecDeque::new();
+        let mut collected_at = self.catalog.now();
+        let mut swept_at = self.catalog.now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TIDY_EVERY) => {}
+            }
+            let now = self.catalog.now();
+            if let Err(error) = self.tidy_once(&mut revisions, now).await {
+                tracing::warn!(%error, "the small duties were not finished; they go on in a minute");
+            }
+            let Ok(settings) = self.catalog.settings().await else { continue };
+            let every = Duration::from_secs(settings.gc_interval_seconds.max(60));
+            if settings.gc_enabled && now.since(collected_at) >= every {
+                collected_at = now;
+                match self.collect_now(false).await {
+                    Ok(report) => tracing::info!(
+                        removed = report.removed,
+                        freed_bytes = report.freed_bytes,
+                        candidates = report.candidates,
+                        "collected"
+                    ),
+                    Err(error) => tracing::warn!(%error, "the collector stopped early"),
+                }
+            }
+            if settings.gc_enabled && now.since(swept_at) >= SWEEP_EVERY {
+                swept_at = now;
+                let grace = Duration::from_secs(settings.gc_grace_seconds).max(2 * HISTORY);
+                let _one = self.running.lock().await;
+                match sweep(&self.catalog, &*self.blobs, grace, false).await {
+                    Ok(report) => tracing::info!(
+                        stored = report.stored,
+                        removed = report.removed,
+                        "swept the blob storage"
+                    ),
+                    Err(error) => tracing::warn!(%error, "the sweep stopped early"),
+                }
+            }
+        }
+    }
+
+    async fn tidy_once(
+        &self,
+        revisions: &mut VecDeque<(Timestamp, Revision)>,
+        now: Timestamp,
+    ) -> Result<(), JobError> {
+        revisions.push_back((now, self.catalog.store().revision().await?));
+        let mut keep_from = Revision::ZERO;
+        while let Some((at, revision)) = revisions.front().copied() {
+            if now.since(at) < HISTORY {
+                break;
+            }
+            keep_from = revision;
+            revisions.pop_front();
+        }
+        let settings = self.catalog.settings().await?;
+        let report = tidy(&self.catalog, &*self.blobs, &settings, keep_from).await?;
+        if report.uploads + report.repositories + report.manifests + report.events > 0 {
+            tracing::info!(?report, "tidied");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! The small duties: unfinished deletions, expired uploads and sessions, old events, history of the store.
+
+use std::time::Duration;
+
+use dtr_blobs::BlobStorage;
+use dtr_catalog::{
+    Catalog, Kind,
+    records::{DeletedRepository, Session, Settings},
+};
+use dtr_store::{At, Transaction, hold};
+use dtr_types::{Revision, Timestamp};
+use serde::Serialize;
+
+use crate::JobError;
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TidyReport {
+    /// Deleted repositories whose content was unlinked.
+    pub repositories: u64,
+    /// Deleted manifests whose references were dropped.
+    pub manifests: u64,
+    /// Uploads that were purged.
+    pub uploads: u64,
+    /// Sessions that were over.
+    pub sessions: u64,
+    /// Events that were deleted.
+    pub events: u64,
+    /// History before this revision was forgotten.
+    pub compacted_to: Revision,
+}
+
+/// Does all small duties once. History of the store is kept from `keep_from` on (and from every hold on).
+pub async fn tidy(
+    catalog: &Catalog,
+    blobs: &dyn BlobStorage,
+    settings: &Settings,
+    keep_from: Revision,
+) -> Result<TidyReport, JobError> {
+    let now = catalog.now();
+    let mut report = TidyReport::default();
+    for left in catalog.deleted_manifests().await? {
+        catalog.finish_deleted_manifest(&left).await?;
+        report.manifests += 1;
+    }
+    let deleted: Vec<DeletedRepository> =
+        catalog.all(Kind::DeletedRepository.prefix().as_bytes()).await?;
+    for repository in deleted {
+        catalog.purge_repository(&repository.id).await?;
+        report.repositories += 1;
+    }
+    let expiry = Duration::from_secs(settings.upload_expiry_days.max(1) * 86_400);
+    report.uploads = purge_uploads(catalog, blobs, now.minus(expiry)).await?;
+    report.sessions = purge_sessions(catalog, now).await?;
+    if settings.repo_event_history_compaction_enabled {
+        report.events = purge_events(catalog, settings, now).await?;
+    }
+    if keep_from > Revision::ZERO {
+        report.compacted_to = hold::compact(&**catalog.store(), now, keep_from).await?;
+    }
+    Ok(report)
+}
+
+/// Uploads that have not moved since `before`: first those with a record, then bytes that lost theirs.
+async fn purge_uploads(
+    catalog: &Catalog,
+    blobs: &dyn BlobStorage,
+    before: Timestamp,
+) -> Result<u64, JobError> {
+    let mut purged = 0;
+    let mut after = None;
+    loop {
+        let page = catalog.list_uploads(after.as_ref()).await?;
+        for upload in page.items.iter().filter(|upload| upload.updated_at < before) {
+            catalog.delete_upload(&upload.id).await?;
+            blobs.upload_abort(&upload.id).await?;
+            purged += 1;
+        }
+        after = page.items.last().map(|upload| upload.id.clone());
+        if !page.more || after.is_none() {
+            break;
+        }
+    }
+    let mut after = None;
+    loop {
+        let page = blobs.uploads(after.as_ref(), 500).await?;
+        for entry in page.iter().filter(|entry| entry.modified < before) {
+            if catalog.get_upload(&entry.id).await?.is_none() {
+                blobs.upload_abort(&entry.id).await?;
+                purged += 1;
+            }
+        }
+        after = page.last().map(|entry| entry.id.clone());
+        if page.len() < 500 {
+            return Ok(purged);
+        }
+    }
+}
+
+async fn purge_sessions(catalog: &Catalog, now: Timestamp) -> Result<u64, JobError> {
+    let mut purged = 0;
+    let mut after: Option<String> = None;
+    loop {
+        let prefix = Kind::Session.prefix().as_bytes();
+        let page = catalog.list::<Session>(prefix, after.as_deref(), 0, At::Latest).await?;
+        for found in page.items.iter().filter(|found| found.value.expires_at <= now) {
+            let key = dtr_catalog::keys::session(&found.value.hash);
+            let over = Transaction::new().if_modified_at(&key, found.modified).delete(&key);
+            catalog.commit(over).await?;
+            purged += 1;
+        }
+        after = page.items.last().map(|found| found.value.hash.clone());
+        if !page.more {
+            return Ok(purged);
+        }
+    }
+}
+
+/// Deletes events by age and by count, oldest first.
+async fn purge_events(
+    catalog: &Catalog,
+    settings: &Settings,
+    now: Timestamp,
+) -> Result<u64, JobError> {
+    let oldest_kept = match settings.repo_event_history_max_age {
+        0 => String::new(),
+        seconds => dtr_catalog::records::Event::id_prefix(now.minus(Duration::from_secs(seconds))),
+    };
+    let mut excess = match settings.repo_event_history_to_keep {
+        0 => 0,
+        keep => catalog.count(Kind::Event).await?.saturating_sub(keep),
+    };
+    let mut purged = 0;
+    loop {
+        let events = catalog.oldest_events(50).await?;
+        let gone: Vec<_> = events
+            .into_iter()
+            .enumerate()
+            .filter(|(i, event)| event.id < oldest_kept || (*i as u64) < excess)
+            .map(|(_, event)| event)
+            .collect();
+        if gone.is_empty() {
+            return Ok(purged);
+        }
+        catalog.delete_events(&gone).await?;
+        purged += gone.len() as u64;
+        excess = excess.saturating_sub(gone.len() as u64);
+    }
+}
