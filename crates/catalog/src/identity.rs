@@ -108,6 +108,7 @@ impl Catalog {
         for token in self.account_tokens(id).await? {
             self.delete_access_token(&token.hash, None).await?;
         }
+        self.delete_account_sessions(id).await?;
         self.delete_prefix(&keys::namespace_grants(id)).await?;
         let transaction = Transaction::new()
             .if_present(keys::account(id))

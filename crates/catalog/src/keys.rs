@@ -45,6 +45,7 @@
 //! | `itm/` | team id, account id | [`TeamMembership`](crate::records::TeamMembership) | `identity/team-members` |
 //! | `ita/` | account id, team id | teams by member | derived |
 //! | `is/` | session hash | [`Session`](crate::records::Session) | no: people log in again |
+//! | `isa/` | account id, session hash | sessions by account | no |
 //! | `iv/` | service id | [`Service`](crate::records::Service): registered DTRs | `identity/services` |
 //! | `!hold/` | hold id | a hold ([`dtr_store::hold`]) | no |
 
@@ -447,6 +448,14 @@ pub fn member_teams(member: &AccountId) -> Bytes {
 /// A session, by the hash of its token.
 pub fn session(hash: &str) -> Key<Session> {
     key(&[hash])
+}
+/// A session, by account.
+pub fn account_session(account: &AccountId, hash: &str) -> Bytes {
+    join("isa/", &[account.as_str(), hash])
+}
+/// Prefix of an account's sessions.
+pub fn account_sessions(account: &AccountId) -> Bytes {
+    join("isa/", &[account.as_str(), ""])
 }
 /// A registered service.
 pub fn service(id: &ServiceId) -> Key<Service> {

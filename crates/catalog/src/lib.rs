@@ -23,6 +23,7 @@ mod links;
 mod manifests;
 mod repositories;
 mod services;
+mod sessions;
 mod tokens;
 mod uploads;
 

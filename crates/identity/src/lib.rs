@@ -1,6 +1,21 @@
 //! Who is who: accounts, organizations, teams, sessions, registered services. Built in over a store of its own, or
 //! asked of a UCP; nobody above can tell which.
+//!
+//! - [`Identity`] is what everything above asks.
+//! - [`BuiltIn`] answers from a catalog, and changes it: the same code in `dtr` without a UCP and in `ucp` itself.
 
+//! - [`service_token`] is how a registered DTR proves itself to a UCP.
+
+mod built_in;
+mod manage;
 mod principal;
+mod query;
+pub mod service_token;
 
+pub use built_in::{BuiltIn, BuiltInOptions, Cost};
+pub use manage::{
+    AccountChange, Actor, ManageError, NewAccount, NewTeam, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN,
+    ServiceForm, TeamChange,
+};
 pub use principal::{Identity, IdentityError, Principal};
+pub use query::{AccountCounts, AccountFilter, AccountPage, AccountQuery, Login, Member};

@@ -1,9 +1,11 @@
 //! The interface that everything above uses, and what it knows of a person.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use dtr_catalog::records::{Account, Membership, Team};
 use dtr_types::{AccountId, AccountName, Secret, TeamId, TeamName};
+
+use crate::{AccountCounts, AccountPage, AccountQuery, Login, Member};
 
 /// A user with everything that decides about rights: one consistent copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,12 @@ pub enum IdentityError {
     /// Unknown user, wrong password, or an account that is switched off: they look alike.
     #[error("the user name or password is wrong, or the account is not active")]
     WrongCredentials,
+    /// Too many failures for this user from this address; nothing was checked.
+    #[error("too many failed logins; try again in {} s", retry_after.as_secs().max(1))]
+    Throttled {
+        /// How long to wait.
+        retry_after: Duration,
+    },
     /// The identity service does not answer; says why and where.
     #[error("the identity service cannot be asked: {reason}")]
     Unavailable {
@@ -57,6 +65,34 @@ pub trait Identity: Send + Sync {
         password: &Secret,
     ) -> Result<Arc<Principal>, IdentityError>;
 
+    /// The same, saying where the login comes from, so that failures are counted for each address by itself.
+    async fn authenticate_from(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+    ) -> Result<Arc<Principal>, IdentityError> {
+        let _ = from;
+        self.authenticate(username, password).await
+    }
+
+    /// Checks a password and begins a session.
+    async fn login(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+    ) -> Result<Login, IdentityError> {
+        let _ = (username, password, from);
+        Err(not_offered("begin a session"))
+    }
+
+    /// Ends a session. No error when it is over already.
+    async fn logout(&self, token: &Secret) -> Result<(), IdentityError> {
+        let _ = token;
+        Err(not_offered("end a session"))
+    }
+
     /// The user behind a session token; `None` when it is unknown or over, or the user is not active.
     async fn session(&self, token: &Secret) -> Result<Option<Arc<Principal>>, IdentityError>;
 
@@ -76,6 +112,50 @@ pub trait Identity: Send + Sync {
     async fn team_by_id(&self, org: &AccountId, id: &TeamId)
     -> Result<Option<Team>, IdentityError>;
 
+    /// Accounts in order of their names.
+    async fn accounts(&self, query: &AccountQuery) -> Result<AccountPage, IdentityError> {
+        let _ = query;
+        Err(not_offered("list accounts"))
+    }
+
+    /// How many accounts there are; may be seconds old.
+    async fn account_counts(&self) -> Result<AccountCounts, IdentityError> {
+        Err(not_offered("count accounts"))
+    }
+
+    /// The members of an organization, by name.
+    async fn members(&self, org: &AccountId) -> Result<Vec<Member>, IdentityError> {
+        let _ = org;
+        Err(not_offered("list members"))
+    }
+
+    /// The organizations that a user is in, by name; `is_admin` says whether the user owns one.
+    async fn organizations(&self, user: &AccountId) -> Result<Vec<Member>, IdentityError> {
+        let _ = user;
+        Err(not_offered("list organizations"))
+    }
+
+    /// The teams of an organization, by name.
+    async fn teams(&self, org: &AccountId) -> Result<Vec<Team>, IdentityError> {
+        let _ = org;
+        Err(not_offered("list teams"))
+    }
+
+    /// The members of a team, by name.
+    async fn team_members(
+        &self,
+        org: &AccountId,
+        team: &TeamId,
+    ) -> Result<Vec<Member>, IdentityError> {
+        let _ = (org, team);
+        Err(not_offered("list members of teams"))
+    }
+
     /// Whether the service can be asked right now; the reason when not. For `/_ping` and `status`.
     async fn health(&self) -> Result<(), IdentityError>;
+}
+
+/// What a source says that knows people only, such as a test's.
+fn not_offered(what: &str) -> IdentityError {
+    IdentityError::Unavailable { reason: format!("this source of identity cannot {what}") }
 }

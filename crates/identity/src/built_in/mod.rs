@@ -1,0 +1,243 @@
+//! Identity over a catalog of its own.
+
+mod accounts;
+mod identity;
+mod organizations;
+mod password;
+mod services;
+mod sessions;
+mod throttle;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dtr_catalog::{
+    Catalog, keys,
+    records::{Account, Event, EventObject, EventType},
+};
+use dtr_types::{AccountId, AccountName, Secret, Timestamp};
+
+pub use password::Cost;
+
+use self::{password::Passwords, throttle::Throttle};
+use crate::{AccountCounts, Actor, IdentityError, Principal};
+
+/// How the built-in identity behaves. The defaults are the original's where it had them.
+#[derive(Clone, Debug)]
+pub struct BuiltInOptions {
+    /// What a password's hash costs.
+    pub cost: Cost,
+    /// How many passwords are hashed at once.
+    pub checks_at_once: usize,
+    /// For how long a verified password is remembered (as a keyed hash).
+    pub remember_verified: Duration,
+    /// For how long a user's rights are remembered; own changes are seen at once.
+    pub principal_ttl: Duration,
+    /// How long a session lasts.
+    pub session_lifetime: Duration,
+    /// A session that is used when less than this is left of it lasts its whole lifetime again. Zero: never extended.
+    pub session_renewal: Duration,
+    /// How many sessions a user has at most; a new one ends the one that was used least recently. 0: no limit.
+    pub sessions_per_user: usize,
+}
+
+impl Default for BuiltInOptions {
+    fn default() -> Self {
+        Self {
+            cost: Cost::default(),
+            checks_at_once: 2,
+            remember_verified: Duration::from_secs(300),
+            principal_ttl: Duration::from_secs(3),
+            session_lifetime: Duration::from_secs(4_320 * 60),
+            session_renewal: Duration::from_secs(1_440 * 60),
+            sessions_per_user: 5,
+        }
+    }
+}
+
+/// The built-in identity. Cheap to clone.
+#[derive(Clone)]
+pub struct BuiltIn {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    catalog: Catalog,
+    options: BuiltInOptions,
+    passwords: Passwords,
+    throttle: Throttle,
+    principals: moka::sync::Cache<AccountId, Known<Arc<Principal>>>,
+    counts: parking_lot::Mutex<Option<Known<AccountCounts>>>,
+    /// Raised by every own change; what was read before a change is not used after it.
+    generation: AtomicU64,
+    /// Held by the changes whose rule looks at more than one record and that no condition can express.
+    changing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Known<T> {
+    value: T,
+    at: Timestamp,
+    generation: u64,
+}
+
+impl std::fmt::Debug for BuiltIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BuiltIn")
+    }
+}
+
+impl BuiltIn {
+    /// Over a catalog.
+    pub fn new(catalog: Catalog, options: BuiltInOptions) -> Self {
+        let passwords = Passwords::new(
+            options.cost,
+            options.checks_at_once,
+            options.remember_verified,
+            catalog.random(),
+        );
+        Self {
+            inner: Arc::new(Inner {
+                catalog,
+                options,
+                passwords,
+                throttle: Throttle::new(),
+                principals: moka::sync::Cache::new(10_000),
+                counts: parking_lot::Mutex::new(None),
+                generation: AtomicU64::new(0),
+                changing: tokio::sync::Mutex::new(()),
+            }),
+        }
+    }
+
+    /// The catalog beneath.
+    pub fn catalog(&self) -> &Catalog {
+        &self.inner.catalog
+    }
+
+    fn generation(&self) -> u64 {
+        self.inner.generation.load(Ordering::SeqCst)
+    }
+
+    /// Forgets what was remembered of rights. Changes made through this value do so themselves; a restore that writes
+    /// to the catalog directly calls it.
+    pub fn forget(&self) {
+        self.inner.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_fresh<T>(&self, known: &Known<T>, ttl: Duration) -> bool {
+        known.generation == self.generation() && self.catalog().now().since(known.at) < ttl
+    }
+
+    fn known<T>(&self, value: T, generation: u64) -> Known<T> {
+        Known { value, at: self.catalog().now(), generation }
+    }
+
+    fn event(
+        &self,
+        actor: &Actor,
+        event_type: EventType,
+        kind: &str,
+        name: impl ToString,
+        id: &str,
+    ) -> Event {
+        let now = self.catalog().now();
+        Event {
+            id: Event::new_id(now, self.catalog().random()),
+            published_at: now,
+            actor: actor.name.clone(),
+            actor_id: actor.id.clone(),
+            event_type,
+            repository: String::new(),
+            repository_id: None,
+            object: EventObject {
+                kind: kind.to_owned(),
+                name: name.to_string(),
+                id: id.to_owned(),
+            },
+        }
+    }
+
+    async fn account_record(&self, id: &AccountId) -> Result<Option<Account>, IdentityError> {
+        Ok(self.catalog().get(&keys::account(id)).await?.map(|found| found.value))
+    }
+
+    /// An active user with its memberships, remembered for seconds.
+    async fn load_principal(
+        &self,
+        id: &AccountId,
+    ) -> Result<Option<Arc<Principal>>, IdentityError> {
+        if let Some(known) = self.inner.principals.get(id)
+            && self.is_fresh(&known, self.inner.options.principal_ttl)
+        {
+            return Ok(Some(known.value));
+        }
+        // Before the first read: a change that comes between is then seen by the generation.
+        let generation = self.generation();
+        let account = self.account_record(id).await?.filter(|a| a.is_active && !a.is_org);
+        let Some(account) = account else {
+            self.inner.principals.invalidate(id);
+            return Ok(None);
+        };
+        let memberships = self.catalog().member_orgs(id).await?;
+        let teams = self.catalog().member_teams(id).await?;
+        let principal = Arc::new(Principal { account, memberships, teams });
+        self.inner.principals.insert(id.clone(), self.known(Arc::clone(&principal), generation));
+        Ok(Some(principal))
+    }
+
+    /// Checks a password. The same work is done whether the user exists, is active, has a password, or not.
+    async fn check_password(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+    ) -> Result<Arc<Principal>, IdentityError> {
+        let inner = &*self.inner;
+        let account = match username.parse::<AccountName>() {
+            Ok(name) => self.catalog().lookup_account(&name).await?.map(|found| found.value),
+            Err(_) => None,
+        };
+        let credential = match &account {
+            Some(account) => self.catalog().get(&keys::credential(&account.id)).await?,
+            None => None,
+        };
+        let has_password = credential.is_some();
+        let hash = credential.map_or_else(
+            || inner.passwords.decoy().clone(),
+            |found| found.value.password_hash.clone(),
+        );
+        let subject = account.as_ref().map_or("", |account| account.id.as_str());
+        let fingerprint = inner.passwords.fingerprint(subject, &hash, password);
+        if !inner.passwords.was_verified(&fingerprint, self.catalog().now()) {
+            self.check_throttle(username, from)?;
+            let turn = inner.passwords.turn().await?;
+            // Others with the same password, or with wrong ones, may have had their turn meanwhile.
+            if !inner.passwords.was_verified(&fingerprint, self.catalog().now()) {
+                self.check_throttle(username, from)?;
+                let fits = inner.passwords.verify(turn, hash, password.clone()).await?;
+                if !fits || !has_password {
+                    inner.throttle.failed(username, from, self.catalog().now());
+                    return Err(IdentityError::WrongCredentials);
+                }
+                inner.passwords.remember(fingerprint, self.catalog().now());
+            }
+        }
+        inner.throttle.succeeded(username, from);
+        let Some(account) = account else { return Err(IdentityError::WrongCredentials) };
+        self.load_principal(&account.id).await?.ok_or(IdentityError::WrongCredentials)
+    }
+
+    fn check_throttle(&self, username: &str, from: Option<IpAddr>) -> Result<(), IdentityError> {
+        match self.inner.throttle.check(username, from, self.catalog().now()) {
+            Some(retry_after) => Err(IdentityError::Throttled { retry_after }),
+            None => Ok(()),
+        }
+    }
+}

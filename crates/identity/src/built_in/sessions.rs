@@ -1,0 +1,97 @@
+//! Sessions: a random token that only its owner has; the store knows its SHA-256.
+
+use std::{net::IpAddr, sync::Arc};
+
+use dtr_catalog::{keys, records::Session};
+use dtr_types::{AccountId, Secret};
+
+use super::BuiltIn;
+use crate::{IdentityError, Login, Principal};
+
+/// Random bytes of a session's token; it is written in hexadecimal.
+const TOKEN_BYTES: usize = 32;
+
+/// Whether a text has the form of a session's token.
+pub(super) fn is_token(text: &str) -> bool {
+    text.len() == 2 * TOKEN_BYTES
+        && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn hash(token: &Secret) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.expose().as_bytes());
+    hex::encode(digest)
+}
+
+impl BuiltIn {
+    pub(super) async fn begin_session(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+    ) -> Result<Login, IdentityError> {
+        let principal = self.check_password(username, password, from).await?;
+        self.make_room(&principal.account.id).await?;
+        let token = Secret::new(self.catalog().random().hex(TOKEN_BYTES));
+        let now = self.catalog().now();
+        let session = Session {
+            hash: hash(&token),
+            account: principal.account.id.clone(),
+            created_at: now,
+            expires_at: now.plus(self.inner.options.session_lifetime),
+        };
+        self.catalog().create_session(&session).await?;
+        Ok(Login { token, principal, expires_at: session.expires_at })
+    }
+
+    /// Ends sessions that are over, and those used least recently until there is room for one more.
+    async fn make_room(&self, account: &AccountId) -> Result<(), IdentityError> {
+        let now = self.catalog().now();
+        let mut sessions = self.catalog().account_sessions(account).await?;
+        sessions.sort_by_key(|session| (session.expires_at, session.created_at));
+        let limit = self.inner.options.sessions_per_user;
+        let excess = if limit == 0 { 0 } else { (sessions.len() + 1).saturating_sub(limit) };
+        for (i, session) in sessions.iter().enumerate() {
+            if i < excess || session.expires_at <= now {
+                self.catalog().delete_session(session).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn find_session(
+        &self,
+        token: &Secret,
+    ) -> Result<Option<Arc<Principal>>, IdentityError> {
+        if !is_token(token.expose()) {
+            return Ok(None);
+        }
+        let key = keys::session(&hash(token));
+        let Some(found) = self.catalog().get(&key).await? else { return Ok(None) };
+        let session = found.value;
+        let now = self.catalog().now();
+        let changed = self.catalog().get(&keys::credential(&session.account)).await?;
+        let outdated = changed.is_none_or(|c| c.value.changed_at > session.created_at);
+        if session.expires_at <= now || outdated {
+            return Ok(None);
+        }
+        let principal = self.load_principal(&session.account).await?;
+        let options = &self.inner.options;
+        if principal.is_some() && session.expires_at.since(now) < options.session_renewal {
+            self.catalog()
+                .change(&key, None, |session| {
+                    let mut renewed = session.clone();
+                    renewed.expires_at = now.plus(options.session_lifetime);
+                    Some(renewed)
+                })
+                .await?;
+        }
+        Ok(principal)
+    }
+
+    pub(super) async fn end_session(&self, token: &Secret) -> Result<(), IdentityError> {
+        if let Some(found) = self.catalog().get(&keys::session(&hash(token))).await? {
+            self.catalog().delete_session(&found.value).await?;
+        }
+        Ok(())
+    }
+}
