@@ -1,0 +1,397 @@
+//! One request, between the protocol and the handler: id, who asks, limits, panics, headers of the answer.
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use dtr_types::Random;
+use futures_util::FutureExt as _;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header, request::Parts,
+};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tower::{Service, ServiceExt as _};
+
+use crate::{
+    AccessLog, Body, Forwarded, Limits, Metrics,
+    access_log::{Finish, Slot},
+    body::{RequestBody, ResponseBody},
+    forwarded, respond,
+    watch::Watch,
+};
+
+/// What answers requests: any tower service such as an axum `Router`.
+pub trait Handler:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<T> Handler for T where
+    T: Service<
+            Request<Body>,
+            Response = Response<Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// How the client reached us: over TLS or not, as far as the client is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain.
+    Http,
+    /// TLS, ended here or by a trusted proxy.
+    Https,
+}
+
+impl Scheme {
+    /// `http` or `https`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// The id of a request: the client's `X-Request-Id` if it is sane, else our own. Also in the response and the logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+/// Who asks, and how; an extension of every request.
+#[derive(Clone, Debug)]
+pub struct RequestInfo {
+    /// The id of this request.
+    pub id: RequestId,
+    /// The client's address, as told by a trusted proxy if there is one.
+    pub client: IpAddr,
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+    /// What the client used.
+    pub scheme: Scheme,
+    /// The host (and port) the client used, if it sent a valid one.
+    pub host: Option<Arc<str>>,
+}
+
+impl RequestInfo {
+    /// `https://host:port` as the client sees this server, if it said so.
+    pub fn base_url(&self) -> Option<String> {
+        self.host.as_ref().map(|host| format!("{}://{host}", self.scheme.as_str()))
+    }
+}
+
+/// Put into a response's extensions by a handler: the account that asked, for the access log.
+#[derive(Clone, Debug)]
+pub struct LogUser(pub Arc<str>);
+
+/// Put into a response's extensions by a handler: the route's name in the metrics, when the path's first part says too
+/// little.
+#[derive(Clone, Copy, Debug)]
+pub struct Route(pub &'static str);
+
+/// Makes request ids: unique in this process, and unlike those of the others.
+#[derive(Debug)]
+pub(crate) struct RequestIds {
+    base: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub(crate) fn new(random: &dyn Random) -> Self {
+        let mut base = [0; 8];
+        random.fill(&mut base);
+        Self { base: u64::from_le_bytes(base), next: AtomicU64::new(0) }
+    }
+
+    fn make(&self) -> RequestId {
+        // The finalizer of splitmix64: a bijection, so that different counts give different ids.
+        let step = self.next.fetch_add(1, Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.base.wrapping_add(step);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^= x >> 31;
+        let mut text = [0; 16];
+        for (i, digit) in text.iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[(x >> (60 - 4 * i)) as usize & 15];
+        }
+        RequestId(HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0")))
+    }
+
+    fn take_or_make(&self, headers: &HeaderMap) -> RequestId {
+        let sane = |value: &&HeaderValue| {
+            (1..=64).contains(&value.len())
+                && value
+                    .as_bytes()
+                    .iter()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        };
+        headers
+            .get(&REQUEST_ID)
+            .filter(sane)
+            .map_or_else(|| self.make(), |value| RequestId(value.clone()))
+    }
+}
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What all connections share.
+pub(crate) struct App<S> {
+    pub service: S,
+    pub limits: Limits,
+    pub metrics: Arc<Metrics>,
+    pub access_log: AccessLog,
+    pub hsts: Option<HeaderValue>,
+    pub ids: Arc<RequestIds>,
+    pub requests: Arc<AtomicUsize>,
+    pub uploads: Arc<AtomicUsize>,
+}
+
+/// What all requests of one connection share.
+pub(crate) struct Origin {
+    pub peer: SocketAddr,
+    pub scheme: Scheme,
+    pub forwarded: Forwarded,
+    pub watch: Arc<Watch>,
+    /// There are too many connections: every request on this one is refused.
+    pub shed: bool,
+}
+
+/// Names the route of a path for the metrics: few, whatever is asked for.
+pub(crate) fn route_of(path: &str) -> &'static str {
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    match first {
+        "v2" => {
+            let mut parts = path.trim_end_matches('/').rsplit('/');
+            let (last, second, third) = (parts.next(), parts.next(), parts.next());
+            match (third, second, last) {
+                (_, Some("blobs"), Some("uploads")) | (Some("blobs"), Some("uploads"), _) => {
+                    "uploads"
+                }
+                (_, Some("manifests"), _) => "manifests",
+                (_, Some("blobs"), _) => "blobs",
+                (_, Some("tags"), Some("list")) => "tags",
+                (_, Some("referrers"), _) => "referrers",
+                (_, _, Some("_catalog")) => "catalog",
+                _ => "v2",
+            }
+        }
+        "api" => "api",
+        "auth" => "auth",
+        "enzi" | "id" | "accounts" => "identity",
+        "_ping" => "ping",
+        "metrics" => "metrics",
+        "ca" => "ca",
+        _ => "other",
+    }
+}
+
+impl<S: Handler> App<S> {
+    /// Answers one request; the future ends with the response's head, the body finishes later.
+    pub(crate) async fn handle(
+        self: Arc<Self>,
+        origin: Arc<Origin>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Infallible> {
+        let (mut parts, incoming) = request.into_parts();
+        let version = parts.version;
+        let info = self.identify(&origin, &mut parts);
+        let mut finish = self.begin(&origin, &parts, &info);
+        let response = match self.admit(&origin, &parts, &mut finish) {
+            Err(limit) => {
+                self.metrics.refuse(limit);
+                respond::overloaded(limit)
+            }
+            Ok(()) => {
+                let body = if incoming.is_end_stream() {
+                    Body::empty()
+                } else {
+                    let idle = self.limits.body_idle_timeout;
+                    Body::new(RequestBody::new(incoming, idle, self.metrics.received.clone()))
+                };
+                parts.extensions.insert(info.clone());
+                self.answer(Request::from_parts(parts, body), &info).await
+            }
+        };
+        Ok(self.complete(response, &info, finish, origin.shed && version < Version::HTTP_2))
+    }
+
+    /// Settles who asks, and takes the headers away that only a trusted proxy may set.
+    fn identify(&self, origin: &Origin, parts: &mut Parts) -> RequestInfo {
+        let id = self.ids.take_or_make(&parts.headers);
+        let told = forwarded::take(&mut parts.headers, origin.peer.ip(), &origin.forwarded);
+        let asked = || {
+            let sent = parts.uri.authority().map(|a| a.as_str());
+            sent.or_else(|| parts.headers.get(header::HOST)?.to_str().ok())
+                .filter(|host| forwarded::is_host(host))
+                .map(Arc::from)
+        };
+        RequestInfo {
+            id,
+            client: told.client.unwrap_or(origin.peer.ip()).to_canonical(),
+            peer: origin.peer,
+            scheme: told.scheme.unwrap_or(origin.scheme),
+            host: told.host.map(Arc::from).or_else(asked),
+        }
+    }
+
+    fn begin(&self, origin: &Origin, parts: &Parts, info: &RequestInfo) -> Finish {
+        origin.watch.request_begins();
+        self.metrics.in_flight.inc();
+        Finish {
+            watch: Arc::clone(&origin.watch),
+            metrics: Arc::clone(&self.metrics),
+            policy: self.access_log,
+            started: Instant::now(),
+            id: info.id.clone(),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            client: info.client,
+            agent: parts.headers.get(header::USER_AGENT).cloned(),
+            user: None,
+            route: route_of(parts.uri.path()),
+            status: None,
+            sent: 0,
+            expected: None,
+            ended: false,
+            slot: None,
+        }
+    }
+
+    /// Takes a place for the request, or names the limit that is reached. Health and metrics are always answered.
+    fn admit(
+        &self,
+        origin: &Origin,
+        parts: &Parts,
+        finish: &mut Finish,
+    ) -> Result<(), &'static str> {
+        if matches!(finish.route, "ping" | "metrics") {
+            return Ok(());
+        }
+        if origin.shed {
+            return Err("connections");
+        }
+        let sends = !matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE);
+        let (taken, limit, name) = if sends && finish.route == "uploads" {
+            (&self.uploads, self.limits.max_uploads, "uploads")
+        } else {
+            (&self.requests, self.limits.max_requests, "requests")
+        };
+        finish.slot = Some(Slot::take(taken, limit).ok_or(name)?);
+        Ok(())
+    }
+
+    async fn answer(&self, request: Request<Body>, info: &RequestInfo) -> Response<Body> {
+        let answer = AssertUnwindSafe(self.service.clone().oneshot(request)).catch_unwind();
+        match answer.await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(panic) => {
+                self.metrics.panics.inc();
+                let text = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned());
+                tracing::error!(request_id = info.id.as_str(), panic = text, "a handler failed");
+                respond::internal_error(info.id.as_str())
+            }
+        }
+    }
+
+    fn complete(
+        &self,
+        response: Response<Body>,
+        info: &RequestInfo,
+        mut finish: Finish,
+        close: bool,
+    ) -> Response<ResponseBody> {
+        let (mut parts, body) = response.into_parts();
+        finish.status = Some(parts.status);
+        if let Some(LogUser(user)) = parts.extensions.remove() {
+            finish.user = Some(user);
+        }
+        if let Some(Route(route)) = parts.extensions.remove() {
+            finish.route = route;
+        }
+        let headers = &mut parts.headers;
+        headers.insert(REQUEST_ID.clone(), info.id.0.clone());
+        headers
+            .entry(header::X_CONTENT_TYPE_OPTIONS)
+            .or_insert(HeaderValue::from_static("nosniff"));
+        headers.entry(header::X_FRAME_OPTIONS).or_insert(HeaderValue::from_static("DENY"));
+        if info.scheme == Scheme::Https
+            && let Some(hsts) = &self.hsts
+        {
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        if close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Response::from_parts(parts, ResponseBody::new(body, finish))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dtr_types::SeededRandom;
+
+    #[test]
+    fn routes_are_few() {
+        for (path, route) in [
+            ("/v2/", "v2"),
+            ("/v2/a/b/manifests/latest", "manifests"),
+            ("/v2/a/blobs/uploads/", "uploads"),
+            ("/v2/a/blobs/uploads/123", "uploads"),
+            ("/v2/a/blobs/sha256:00", "blobs"),
+            ("/v2/a/tags/list", "tags"),
+            ("/v2/_catalog", "catalog"),
+            ("/v2/a/referrers/sha256:00", "referrers"),
+            ("/api/v0/x", "api"),
+            ("/enzi/v0/accounts", "identity"),
+            ("/_ping", "ping"),
+            ("/%00/../x", "other"),
+            ("", "other"),
+            ("*", "other"),
+        ] {
+            assert_eq!(route_of(path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn ids_are_the_clients_only_if_sane() {
+        let ids = RequestIds::new(&SeededRandom::new(1));
+        let mut headers = HeaderMap::new();
+        let made = ids.take_or_make(&headers);
+        assert_eq!(made.as_str().len(), 16);
+        assert_ne!(made, ids.take_or_make(&headers));
+        headers.insert(&REQUEST_ID, HeaderValue::from_static("abc-1.2_3"));
+        assert_eq!(ids.take_or_make(&headers).as_str(), "abc-1.2_3");
+        for bad in ["", "a b", "\"x\"", "{}"] {
+            headers.insert(&REQUEST_ID, HeaderValue::from_static(bad));
+            assert_ne!(ids.take_or_make(&headers).as_str(), bad);
+        }
+    }
+}
