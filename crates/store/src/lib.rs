@@ -46,13 +46,15 @@ pub trait Store: Send + Sync {
     async fn get(&self, key: &[u8], at: At) -> Result<Option<KeyValue>, StoreError>;
 
     /// Keys in order, a page at a time. All of a page is of one revision; ask for the next pages at [`Page::revision`]
-    /// to see the same state.
+    /// to see the same state. A page may have fewer items than asked for and yet say [`Page::more`]: engines also end it
+    /// when its values become many megabytes. It has at least one item then.
     async fn range(&self, range: Range) -> Result<Page, StoreError>;
 
     /// Applies all writes at once if every condition holds, else none. The answer is given when the outcome is durable.
     ///
     /// A key may be written once in a transaction. A transaction without writes commits nothing and yields the latest
-    /// revision. Conditions are evaluated on the state before the writes.
+    /// revision; so does one whose writes only delete what is not there. Conditions are evaluated on the state before the
+    /// writes.
     ///
     /// # Errors
     /// [`StoreError::Unknown`] when the answer was lost: it may or may not be committed, reading settles it.
@@ -67,7 +69,7 @@ pub trait Store: Send + Sync {
 
     /// Forgets history before `revision`: reads at earlier revisions and watches from them end with
     /// [`StoreError::Compacted`]. The state at `revision` stays readable. Holds are not known here: call
-    /// [`hold::compact`], which respects them.
+    /// [`hold::compact`], which respects them. A `revision` that was compacted already is no error.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 
     /// Grants a lease: keys put with it vanish in one commit when it is not kept alive for `ttl`.

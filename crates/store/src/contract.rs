@@ -1,1 +1,0 @@
-//! The contract of [`Store`](crate::Store) as tests that every engine runs.
