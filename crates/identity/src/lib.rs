@@ -3,14 +3,17 @@
 //!
 //! - [`Identity`] is what everything above asks.
 //! - [`BuiltIn`] answers from a catalog, and changes it: the same code in `dtr` without a UCP and in `ucp` itself.
-
+//! - [`Remote`] answers by asking a UCP, and goes on with what it last knew while that is away.
+//! - [`UcpClient`] is for the commands: log in, register a DTR, find its replicas.
 //! - [`service_token`] is how a registered DTR proves itself to a UCP.
 
 mod built_in;
 mod manage;
 mod principal;
 mod query;
+mod remote;
 pub mod service_token;
+pub mod wire;
 
 pub use built_in::{BuiltIn, BuiltInOptions, Cost};
 pub use manage::{
@@ -19,3 +22,4 @@ pub use manage::{
 };
 pub use principal::{Identity, IdentityError, Principal};
 pub use query::{AccountCounts, AccountFilter, AccountPage, AccountQuery, Login, Member};
+pub use remote::{Remote, RemoteError, RemoteOptions, STALE_MAX, UcpClient, UcpError};

@@ -75,6 +75,12 @@ impl BuiltIn {
         new: NewAccount,
     ) -> Result<Account, ManageError> {
         check_full_name(&new.full_name)?;
+        if new.name.as_str().parse::<AccountId>().is_ok() {
+            return Err(ManageError::Invalid {
+                field: "name",
+                reason: "it has the form of an account's id".to_owned(),
+            });
+        }
         if new.is_org && (new.is_admin || new.password.is_some() || !new.is_active) {
             return Err(ManageError::Refused(
                 "an organization has no password, is no admin and cannot be inactive".to_owned(),

@@ -1,0 +1,101 @@
+//! What the commands ask of a UCP (or of a DTR with the built-in identity): log in, register, find replicas.
+
+use dtr_catalog::records::Service;
+use dtr_types::{Secret, ServiceId};
+use reqwest::Method;
+
+use super::http::{Call, Http, PASSWORD_TIMEOUT, UcpError};
+use crate::{
+    ServiceForm,
+    wire::{LoginAnswer, LoginForm, ServiceList},
+};
+
+/// A UCP seen by somebody who logs in to it.
+#[derive(Clone, Debug)]
+pub struct UcpClient {
+    http: Http,
+}
+
+impl UcpClient {
+    /// For the UCP at `url` (`https://` may be left out), trusting what `tls` trusts.
+    ///
+    /// # Errors
+    /// [`UcpError::Url`] when that is no address.
+    pub fn new(url: &str, tls: rustls::ClientConfig) -> Result<Self, UcpError> {
+        Ok(Self { http: Http::new(url, tls)? })
+    }
+
+    /// Its address as scheme, host and port.
+    pub fn url(&self) -> &str {
+        self.http.base()
+    }
+
+    /// The certificate authority it serves, in PEM.
+    pub async fn ca(&self) -> Result<String, UcpError> {
+        let bytes = self.http.bytes(Call::get("/ca")).await?;
+        String::from_utf8(bytes).map_err(|_| UcpError::Answer {
+            url: self.url().to_owned(),
+            reason: "its CA is not PEM".to_owned(),
+        })
+    }
+
+    /// Whether it is healthy.
+    pub async fn ping(&self) -> Result<(), UcpError> {
+        self.http.bytes(Call::get("/_ping")).await.map(drop)
+    }
+
+    /// Logs in.
+    pub async fn login(&self, username: &str, password: &Secret) -> Result<LoginAnswer, UcpError> {
+        let form = LoginForm { username: username.to_owned(), password: password.clone() };
+        self.http.json(Call::post("/id/login", &form).timeout(PASSWORD_TIMEOUT)).await
+    }
+
+    /// Ends the session.
+    pub async fn logout(&self, token: &Secret) -> Result<(), UcpError> {
+        self.http.bytes(Call::new(Method::POST, "/id/logout").bearer(token)).await.map(drop)
+    }
+
+    /// The registered services with their replicas.
+    pub async fn services(&self, token: &Secret) -> Result<Vec<Service>, UcpError> {
+        let list: ServiceList =
+            self.http.json(Call::get("/enzi/v0/services").bearer(token)).await?;
+        Ok(list.services)
+    }
+
+    /// Registers a service for the account that logged in, or changes the one that it has under this name already: so
+    /// it can be repeated.
+    pub async fn register_service(
+        &self,
+        login: &LoginAnswer,
+        form: &ServiceForm,
+    ) -> Result<Service, UcpError> {
+        let token = &login.session_token;
+        let known = self.services(token).await?.into_iter().find(|service| {
+            service.owner == login.account.id && form.name.as_ref() == Some(&service.name)
+        });
+        match known {
+            Some(service) => self.update_service(token, &service.id, form).await,
+            None => {
+                let path = format!("/enzi/v0/accounts/{}/services", login.account.id);
+                self.http.json(Call::post(path, form).bearer(token)).await
+            }
+        }
+    }
+
+    /// Changes a service.
+    pub async fn update_service(
+        &self,
+        token: &Secret,
+        id: &ServiceId,
+        form: &ServiceForm,
+    ) -> Result<Service, UcpError> {
+        let path = format!("/enzi/v0/services/{id}");
+        self.http.json(Call::new(Method::PATCH, path).body(form).bearer(token)).await
+    }
+
+    /// Forgets a service. No error when it is not there.
+    pub async fn delete_service(&self, token: &Secret, id: &ServiceId) -> Result<(), UcpError> {
+        let path = format!("/enzi/v0/services/{id}");
+        self.http.bytes(Call::new(Method::DELETE, path).bearer(token)).await.map(drop)
+    }
+}

@@ -1,0 +1,214 @@
+//! HTTP to a UCP: bounded in time and size, errors with the reason and the address.
+
+use std::time::Duration;
+
+use dtr_types::Secret;
+use reqwest::{Method, StatusCode};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::wire::Errors;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a whole request may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request that checks a password may take: it may have to wait for its turn.
+pub(crate) const PASSWORD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Largest answer, in bytes.
+const ANSWER_MAX: usize = 8 << 20;
+
+/// Why a UCP did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum UcpError {
+    /// The address is not one.
+    #[error("\"{0}\" is not the address of a UCP, such as https://ucp.example.com:443")]
+    Url(String),
+    /// It cannot be reached, or does not answer in time.
+    #[error("{url} cannot be reached: {reason}")]
+    Away {
+        /// Where.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// It answered with an error.
+    #[error("{url} answered {status}: {message}")]
+    Status {
+        /// Where.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// Its code, for programs; empty when it gave none.
+        code: String,
+        /// What it said.
+        message: String,
+        /// After how many seconds to try again, if it said so.
+        retry_after: Option<u64>,
+    },
+    /// Its answer is not what an identity service says.
+    #[error("{url} does not answer as a UCP does: {reason}")]
+    Answer {
+        /// Where.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl UcpError {
+    /// The HTTP status, if it answered with an error.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the service that fails, and not the request.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Away { .. } | Self::Answer { .. } => true,
+            Self::Status { status, .. } => *status >= 500,
+            Self::Url(_) => false,
+        }
+    }
+}
+
+/// An HTTP client for one UCP.
+#[derive(Clone, Debug)]
+pub(crate) struct Http {
+    client: reqwest::Client,
+    base: String,
+}
+
+impl Http {
+    pub(crate) fn new(url: &str, tls: rustls::ClientConfig) -> Result<Self, UcpError> {
+        let bad = || UcpError::Url(url.to_owned());
+        let with_scheme =
+            if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
+        let parsed = url::Url::parse(&with_scheme).map_err(|_| bad())?;
+        if !matches!(parsed.scheme(), "https" | "http") || !parsed.has_host() {
+            return Err(bad());
+        }
+        let base = parsed.origin().ascii_serialization();
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build()
+            .map_err(|error| UcpError::Away { url: base.clone(), reason: chain(&error) })?;
+        Ok(Self { client, base })
+    }
+
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub(crate) async fn bytes(&self, call: Call<'_>) -> Result<Vec<u8>, UcpError> {
+        let url = format!("{}{}", self.base, call.path);
+        let away = |error: reqwest::Error| UcpError::Away {
+            url: self.base.clone(),
+            reason: chain(&error.without_url()),
+        };
+        let mut request = self.client.request(call.method, &url);
+        if let Some(timeout) = call.timeout {
+            request = request.timeout(timeout);
+        }
+        if let Some(bearer) = call.bearer {
+            request = request.bearer_auth(bearer.expose());
+        }
+        if let Some(body) = call.body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let mut response = request.send().await.map_err(away)?;
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(away)? {
+            if bytes.len() + chunk.len() > ANSWER_MAX {
+                return Err(self.answer(format!("it is longer than {ANSWER_MAX} bytes")));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        if status.is_success() { Ok(bytes) } else { Err(self.refusal(status, &bytes, retry_after)) }
+    }
+
+    pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, UcpError> {
+        let bytes = self.bytes(call).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.answer(error.to_string()))
+    }
+
+    fn answer(&self, reason: String) -> UcpError {
+        UcpError::Answer { url: self.base.clone(), reason }
+    }
+
+    fn refusal(&self, status: StatusCode, bytes: &[u8], retry_after: Option<u64>) -> UcpError {
+        let entry = serde_json::from_slice::<Errors>(bytes).ok().and_then(|mut e| e.errors.pop());
+        let (code, message) = entry.map_or_else(
+            || (String::new(), status.canonical_reason().unwrap_or("an error").to_owned()),
+            |entry| (entry.code, entry.message),
+        );
+        let url = self.base.clone();
+        UcpError::Status { url, status: status.as_u16(), code, message, retry_after }
+    }
+}
+
+/// A request to make.
+pub(crate) struct Call<'a> {
+    method: Method,
+    path: String,
+    bearer: Option<&'a Secret>,
+    body: Option<Vec<u8>>,
+    timeout: Option<Duration>,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), bearer: None, body: None, timeout: None }
+    }
+
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub(crate) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
+        Self::new(Method::POST, path).body(body)
+    }
+
+    pub(crate) fn body(mut self, body: &impl Serialize) -> Self {
+        // Our own forms: maps with text keys, which JSON can always write.
+        self.body = serde_json::to_vec(body).ok();
+        self
+    }
+
+    pub(crate) fn bearer(mut self, token: &'a Secret) -> Self {
+        self.bearer = Some(token);
+        self
+    }
+
+    pub(crate) fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// The error with what caused it: "error sending request" alone helps nobody.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

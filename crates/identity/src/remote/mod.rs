@@ -1,0 +1,483 @@
+//! Identity asked of a UCP over HTTPS, as a registered service.
+//!
+//! While the UCP is away, what was last known goes on: sessions and rights that were seen stay for
+//! [`STALE_MAX`], logins say why not, and nothing waits longer than the timeouts of one call.
+
+mod breaker;
+mod cache;
+mod client;
+mod http;
+
+use std::{hash::Hash, net::IpAddr, sync::Arc, time::Duration};
+
+use aws_lc_rs::{digest, hmac};
+use dtr_catalog::records::{Account, Team};
+use dtr_types::{
+    AccountId, AccountName, Clock, Random, Secret, ServiceId, TeamId, TeamName, Timestamp,
+};
+use serde::de::DeserializeOwned;
+
+pub use client::UcpClient;
+pub use http::UcpError;
+
+use self::{
+    breaker::Breaker,
+    cache::LastKnown,
+    http::{Call, Http, PASSWORD_TIMEOUT},
+};
+use crate::{
+    AccountCounts, AccountPage, AccountQuery, Identity, IdentityError, Login, Member, Principal,
+    ServiceForm,
+    service_token::{self, ServiceTokenError},
+    wire::{
+        AccountList, AuthenticateAnswer, AuthenticateForm, MemberList, MemberOrgList,
+        PrincipalView, SessionForm, TeamList, TeamView,
+    },
+};
+
+/// For how long an answer is used without asking again.
+const FRESH: Duration = Duration::from_secs(5);
+/// For how long a verified password is used without asking again.
+const PASSWORD_FRESH: Duration = Duration::from_secs(60);
+/// For how long what was last known goes on while the UCP is away: the lifetime of a session.
+pub const STALE_MAX: Duration = Duration::from_secs(4_320 * 60);
+/// How long one service token is used; it is good for longer.
+const TOKEN_FRESH: Duration = Duration::from_secs(60);
+/// Pages of a list that are asked for at most.
+const PAGES_MAX: usize = 100;
+
+/// Who asks which UCP.
+#[derive(Clone, Debug)]
+pub struct RemoteOptions {
+    /// Its address.
+    pub url: String,
+    /// What this cluster is registered as.
+    pub service: ServiceId,
+    /// The private half of the key that was registered: PKCS #8 in PEM.
+    pub private_key: Secret,
+}
+
+/// Why the remote identity cannot be set up.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RemoteError {
+    /// The address is not one.
+    #[error(transparent)]
+    Ucp(#[from] UcpError),
+    /// The key is not one.
+    #[error(transparent)]
+    Key(#[from] ServiceTokenError),
+}
+
+/// Why an answer is not there.
+enum Unanswered {
+    /// The UCP is away: what was last known may go on.
+    Away(String),
+    /// It answered, and refused.
+    Refused(UcpError),
+}
+
+impl From<Unanswered> for IdentityError {
+    fn from(unanswered: Unanswered) -> Self {
+        let reason = match unanswered {
+            Unanswered::Away(reason) => reason,
+            Unanswered::Refused(UcpError::Status { status: 429, retry_after, .. }) => {
+                return Self::Throttled {
+                    retry_after: Duration::from_secs(retry_after.unwrap_or(1)),
+                };
+            }
+            Unanswered::Refused(error) if matches!(error.status(), Some(401 | 403)) => format!(
+                "this registry is not registered there, or with another key; register it again with `dtr reconfigure \
+                 --ucp-url` ({error})"
+            ),
+            Unanswered::Refused(error) => error.to_string(),
+        };
+        Self::Unavailable { reason }
+    }
+}
+
+/// Identity asked of a UCP.
+pub struct Remote {
+    http: Http,
+    options: RemoteOptions,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    breaker: Breaker,
+    token: parking_lot::Mutex<Option<(Secret, Timestamp)>>,
+    key: hmac::Key,
+    passwords: LastKnown<[u8; 32], AccountId>,
+    sessions: LastKnown<[u8; 32], AccountId>,
+    principals: LastKnown<AccountId, Arc<Principal>>,
+    accounts: LastKnown<String, Account>,
+    teams: LastKnown<(AccountId, String), Team>,
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Remote({})", self.http.base())
+    }
+}
+
+impl Remote {
+    /// For the UCP of `options`, trusting what `tls` trusts. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`RemoteError`] when the address or the key is not one.
+    pub fn new(
+        options: RemoteOptions,
+        tls: rustls::ClientConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, RemoteError> {
+        let http = Http::new(&options.url, tls)?;
+        service_token::sign(&options.service, &options.private_key, clock.now(), &*random)?;
+        let mut key = [0; 32];
+        random.fill(&mut key);
+        Ok(Self {
+            http,
+            options,
+            clock,
+            random,
+            breaker: Breaker::default(),
+            token: parking_lot::Mutex::new(None),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            passwords: LastKnown::new(10_000),
+            sessions: LastKnown::new(50_000),
+            principals: LastKnown::new(50_000),
+            accounts: LastKnown::new(50_000),
+            teams: LastKnown::new(50_000),
+        })
+    }
+
+    /// The UCP's address: scheme, host, port.
+    pub fn url(&self) -> &str {
+        self.http.base()
+    }
+
+    /// What this cluster is registered as.
+    pub fn service(&self) -> &ServiceId {
+        &self.options.service
+    }
+
+    /// Tells the UCP what has changed of this service: its replicas, its address.
+    ///
+    /// # Errors
+    /// [`IdentityError::Unavailable`] with the reason.
+    pub async fn update_registration(&self, form: &ServiceForm) -> Result<(), IdentityError> {
+        let path = format!("/enzi/v0/services/{}", self.options.service);
+        let call = Call::new(reqwest::Method::PATCH, path).body(form);
+        self.ask::<serde_json::Value>(call).await?;
+        Ok(())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn service_token(&self) -> Result<Secret, Unanswered> {
+        let now = self.now();
+        let mut token = self.token.lock();
+        if let Some((token, at)) = &*token
+            && now.since(*at) < TOKEN_FRESH
+            && *at <= now
+        {
+            return Ok(token.clone());
+        }
+        let options = &self.options;
+        let new = service_token::sign(&options.service, &options.private_key, now, &*self.random)
+            .map_err(|error| Unanswered::Away(error.to_string()))?;
+        *token = Some((new.clone(), now));
+        Ok(new)
+    }
+
+    /// Asks as this service. `None` when there is no such thing.
+    async fn ask<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<Option<T>, Unanswered> {
+        self.breaker.enter(self.now()).map_err(Unanswered::Away)?;
+        let token = self.service_token()?;
+        match self.http.json(call.bearer(&token)).await {
+            Ok(answer) => {
+                self.breaker.succeeded(self.now());
+                Ok(Some(answer))
+            }
+            Err(error) if error.is_away() => {
+                let reason = error.to_string();
+                self.breaker.failed(self.now(), &reason);
+                Err(Unanswered::Away(reason))
+            }
+            Err(error) => {
+                self.breaker.succeeded(self.now());
+                if error.status() == Some(404) { Ok(None) } else { Err(Unanswered::Refused(error)) }
+            }
+        }
+    }
+
+    /// What is known, fresh; else asked; else, while the UCP is away, what was last known.
+    async fn known<K, V, T>(
+        &self,
+        cache: &LastKnown<K, V>,
+        key: K,
+        call: Call<'_>,
+        read: impl FnOnce(T) -> Option<V> + Send,
+    ) -> Result<Option<V>, IdentityError>
+    where
+        K: Hash + Eq + Send + Sync + 'static,
+        V: Clone + Send + Sync + 'static,
+        T: DeserializeOwned,
+    {
+        if let Some(value) = cache.get(&key, self.now(), FRESH) {
+            return Ok(Some(value));
+        }
+        match self.ask::<T>(call).await {
+            Ok(answer) => {
+                let value = answer.and_then(read);
+                match &value {
+                    Some(value) => cache.put(key, value.clone(), self.now()),
+                    None => cache.forget(&key),
+                }
+                Ok(value)
+            }
+            Err(Unanswered::Away(reason)) => match cache.get(&key, self.now(), STALE_MAX) {
+                Some(value) => Ok(Some(value)),
+                None => Err(Unanswered::Away(reason).into()),
+            },
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    fn learn(&self, view: PrincipalView) -> Arc<Principal> {
+        let principal = Arc::new(Principal::from(view));
+        let id = principal.account.id.clone();
+        self.principals.put(id, Arc::clone(&principal), self.now());
+        principal
+    }
+
+    async fn ask_password(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+        session: bool,
+    ) -> Result<(Arc<Principal>, AuthenticateAnswer), IdentityError> {
+        let form = AuthenticateForm {
+            username: username.to_owned(),
+            password: password.clone(),
+            from,
+            session,
+        };
+        let call = Call::post("/enzi/v0/service/authenticate", &form).timeout(PASSWORD_TIMEOUT);
+        let answer: Option<AuthenticateAnswer> = self.ask(call).await?;
+        let answer = answer.ok_or(IdentityError::WrongCredentials)?;
+        Ok((self.learn(answer.principal.clone()), answer))
+    }
+
+    /// All pages of a list.
+    async fn pages<L: DeserializeOwned, T>(
+        &self,
+        path: &str,
+        take: impl Fn(L) -> (Vec<T>, String) + Send,
+    ) -> Result<Vec<T>, IdentityError> {
+        let (mut items, mut start) = (Vec::new(), String::new());
+        for _ in 0..PAGES_MAX {
+            let query = url::form_urlencoded::Serializer::new(String::new())
+                .append_pair("limit", "1000")
+                .append_pair("start", &start)
+                .finish();
+            let Some(list) = self.ask::<L>(Call::get(format!("{path}?{query}"))).await? else {
+                break;
+            };
+            let (page, next) = take(list);
+            items.extend(page);
+            if next.is_empty() || next <= start {
+                break;
+            }
+            start = next;
+        }
+        Ok(items)
+    }
+}
+
+fn token_key(token: &Secret) -> [u8; 32] {
+    let mut key = [0; 32];
+    key.copy_from_slice(digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref());
+    key
+}
+
+/// A name as one part of a path.
+fn segment(text: &str) -> String {
+    // `form_urlencoded` writes a blank as `+`, which a path does not read back; names of teams have no blanks.
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+#[async_trait::async_trait]
+impl Identity for Remote {
+    async fn authenticate(
+        &self,
+        username: &str,
+        password: &Secret,
+    ) -> Result<Arc<Principal>, IdentityError> {
+        self.authenticate_from(username, password, None).await
+    }
+
+    async fn authenticate_from(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+    ) -> Result<Arc<Principal>, IdentityError> {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(&(username.len() as u64).to_le_bytes());
+        context.update(username.as_bytes());
+        context.update(password.expose().as_bytes());
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(context.sign().as_ref());
+        if let Some(id) = self.passwords.get(&fingerprint, self.now(), PASSWORD_FRESH) {
+            return self.principal(&id).await?.ok_or(IdentityError::WrongCredentials);
+        }
+        let (principal, _) = self.ask_password(username, password, from, false).await?;
+        self.passwords.put(fingerprint, principal.account.id.clone(), self.now());
+        Ok(principal)
+    }
+
+    async fn login(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+    ) -> Result<Login, IdentityError> {
+        let (principal, answer) = self.ask_password(username, password, from, true).await?;
+        match (answer.session_token, answer.expires_at) {
+            (Some(token), Some(expires_at)) => {
+                self.sessions.put(token_key(&token), principal.account.id.clone(), self.now());
+                Ok(Login { token, principal, expires_at })
+            }
+            _ => Err(IdentityError::Unavailable {
+                reason: format!("{} began no session", self.url()),
+            }),
+        }
+    }
+
+    async fn logout(&self, token: &Secret) -> Result<(), IdentityError> {
+        self.sessions.forget(&token_key(token));
+        let form = SessionForm { token: token.clone() };
+        self.ask::<serde_json::Value>(Call::post("/enzi/v0/service/logout", &form)).await?;
+        Ok(())
+    }
+
+    async fn session(&self, token: &Secret) -> Result<Option<Arc<Principal>>, IdentityError> {
+        let form = SessionForm { token: token.clone() };
+        let call = Call::post("/enzi/v0/service/session", &form);
+        let id = self
+            .known(&self.sessions, token_key(token), call, |view: PrincipalView| {
+                Some(self.learn(view).account.id.clone())
+            })
+            .await?;
+        match id {
+            Some(id) => self.principal(&id).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn principal(&self, id: &AccountId) -> Result<Option<Arc<Principal>>, IdentityError> {
+        let call = Call::get(format!("/enzi/v0/service/principals/{id}"));
+        self.known(&self.principals, id.clone(), call, |view: PrincipalView| {
+            (view.account.id == *id).then(|| Arc::new(view.into()))
+        })
+        .await
+    }
+
+    async fn account(&self, name: &AccountName) -> Result<Option<Account>, IdentityError> {
+        let call = Call::get(format!("/enzi/v0/accounts/{}", segment(name.as_str())));
+        self.known(&self.accounts, name.to_string(), call, |account: Account| {
+            (account.name == *name).then_some(account)
+        })
+        .await
+    }
+
+    async fn account_by_id(&self, id: &AccountId) -> Result<Option<Account>, IdentityError> {
+        let call = Call::get(format!("/enzi/v0/accounts/{id}"));
+        self.known(&self.accounts, id.to_string(), call, |account: Account| {
+            (account.id == *id).then_some(account)
+        })
+        .await
+    }
+
+    async fn team(&self, org: &AccountId, name: &TeamName) -> Result<Option<Team>, IdentityError> {
+        let call = Call::get(format!("/enzi/v0/accounts/{org}/teams/{}", segment(name.as_str())));
+        let key = (org.clone(), name.to_string());
+        self.known(&self.teams, key, call, |team: TeamView| {
+            (team.name == *name).then(|| team.into())
+        })
+        .await
+    }
+
+    async fn team_by_id(
+        &self,
+        org: &AccountId,
+        id: &TeamId,
+    ) -> Result<Option<Team>, IdentityError> {
+        let call = Call::get(format!("/enzi/v0/accounts/{org}/teams/{id}"));
+        let key = (org.clone(), id.to_string());
+        self.known(&self.teams, key, call, |team: TeamView| (team.id == *id).then(|| team.into()))
+            .await
+    }
+
+    async fn accounts(&self, query: &AccountQuery) -> Result<AccountPage, IdentityError> {
+        let text = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("start", query.start.as_deref().unwrap_or_default())
+            .append_pair("limit", &query.effective_limit().to_string())
+            .append_pair("filter", query.filter.as_str())
+            .finish();
+        let list: Option<AccountList> =
+            self.ask(Call::get(format!("/enzi/v0/accounts?{text}"))).await?;
+        let list = list.unwrap_or_default();
+        let next = (!list.next_page_start.is_empty()).then_some(list.next_page_start);
+        Ok(AccountPage { accounts: list.accounts, next })
+    }
+
+    async fn account_counts(&self) -> Result<AccountCounts, IdentityError> {
+        let list: Option<AccountList> = self.ask(Call::get("/enzi/v0/accounts?limit=1")).await?;
+        let list = list.unwrap_or_default();
+        Ok(AccountCounts { users: list.users_count, orgs: list.orgs_count })
+    }
+
+    async fn members(&self, org: &AccountId) -> Result<Vec<Member>, IdentityError> {
+        self.pages(&format!("/enzi/v0/accounts/{org}/members"), |list: MemberList| {
+            (list.members, list.next_page_start)
+        })
+        .await
+    }
+
+    async fn organizations(&self, user: &AccountId) -> Result<Vec<Member>, IdentityError> {
+        let path = format!("/enzi/v0/accounts/{user}/organizations");
+        self.pages(&path, |list: MemberOrgList| {
+            let members = list.member_orgs.into_iter();
+            let members = members.map(|m| Member { member: m.org, is_admin: m.is_admin });
+            (members.collect(), list.next_page_start)
+        })
+        .await
+    }
+
+    async fn teams(&self, org: &AccountId) -> Result<Vec<Team>, IdentityError> {
+        self.pages(&format!("/enzi/v0/accounts/{org}/teams"), |list: TeamList| {
+            (list.teams.into_iter().map(Team::from).collect(), list.next_page_start)
+        })
+        .await
+    }
+
+    async fn team_members(
+        &self,
+        org: &AccountId,
+        team: &TeamId,
+    ) -> Result<Vec<Member>, IdentityError> {
+        let path = format!("/enzi/v0/accounts/{org}/teams/{team}/members");
+        self.pages(&path, |list: MemberList| (list.members, list.next_page_start)).await
+    }
+
+    async fn health(&self) -> Result<(), IdentityError> {
+        let recent = self.breaker.succeeded_at().is_some_and(|at| self.now().since(at) < FRESH);
+        if recent && self.breaker.failure().is_none() {
+            return Ok(());
+        }
+        self.ask::<serde_json::Value>(Call::get("/_ping")).await?;
+        Ok(())
+    }
+}
