@@ -214,6 +214,7 @@ pub(crate) fn split_port(text: &str) -> (&str, Option<&str>) {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 mod tests {
     use super::*;
 

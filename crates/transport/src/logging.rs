@@ -66,6 +66,7 @@ pub fn init_logging(format: LogFormat, level: &str) -> Result<(), LogError> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 mod tests {
     use super::*;
 

@@ -88,6 +88,7 @@ impl<S: Handler> Service<Request<Body>> for Redirecting<S> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 mod tests {
     use super::*;
 

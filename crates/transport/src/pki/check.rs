@@ -240,6 +240,7 @@ fn out_of_order(chain: &[CertificateDer<'static>]) -> Result<Option<String>, Pki
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 mod tests {
     use super::*;
     use crate::pki::Authority;

@@ -111,6 +111,7 @@ fn is_dns_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 mod tests {
     use super::*;
 
