@@ -1,0 +1,205 @@
+//! Logging in at a UCP, or at a DTR with built-in identity, and finding the replicas that are registered there.
+
+use dtr_types::{AccountId, AccountName, ReplicaId, Secret, ServiceId};
+use serde::{Deserialize, Serialize};
+
+use crate::{Api, Authorization, ClientError, RetryPolicy, TlsOptions};
+
+/// An account as the identity service shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Account {
+    /// Its id.
+    pub id: AccountId,
+    /// Its name.
+    pub name: AccountName,
+    /// The name for people.
+    #[serde(default)]
+    pub full_name: String,
+    /// Whether it is an organization.
+    #[serde(default)]
+    pub is_org: bool,
+    /// Whether it administers everything.
+    #[serde(default)]
+    pub is_admin: bool,
+    /// Whether it may log in.
+    #[serde(default = "yes")]
+    pub is_active: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// A login that succeeded.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// The token that proves it, for [`Authorization::Bearer`].
+    pub token: Secret,
+    /// Who is logged in.
+    pub account: Account,
+}
+
+impl Session {
+    /// For calls as this account.
+    pub fn authorization(&self) -> Authorization {
+        Authorization::Bearer(self.token.clone())
+    }
+}
+
+/// A DTR that is registered with the identity service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    /// Its id.
+    pub id: ServiceId,
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// The address that its users use.
+    #[serde(default)]
+    pub url: String,
+    /// The certificates that verify it and its replicas, in PEM.
+    #[serde(default)]
+    pub ca_bundle: String,
+    /// Its replicas.
+    #[serde(default)]
+    pub replicas: Vec<Replica>,
+}
+
+/// One replica of a registered DTR.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Its id.
+    pub id: ReplicaId,
+    /// Its own address, `https://host:port`.
+    pub address: String,
+}
+
+/// The identity service at an address.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    api: Api,
+}
+
+#[derive(Serialize)]
+struct Login<'a> {
+    username: &'a str,
+    password: &'a str,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LoggedIn {
+    session_token: Secret,
+    account: Account,
+}
+
+impl Identity {
+    /// The identity service at `address`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Address`], [`ClientError::Ca`].
+    pub fn new(address: &str, tls: &TlsOptions, retry: RetryPolicy) -> Result<Self, ClientError> {
+        Ok(Self { api: Api::new(address, tls, Authorization::None, retry)? })
+    }
+
+    /// Host and port.
+    pub fn host(&self) -> String {
+        self.api.host()
+    }
+
+    /// Calls to it as an account that is logged in.
+    pub fn api(&self, session: &Session) -> Api {
+        self.api.with_authorization(session.authorization())
+    }
+
+    /// Its CA certificates in PEM. Fetched over a connection that may not be verified: compare before trusting.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn ca(&self) -> Result<String, ClientError> {
+        self.api.get_text("/ca").await
+    }
+
+    /// Logs in.
+    ///
+    /// # Errors
+    /// [`ClientError::Credentials`] for a wrong name or password, [`ClientError::Unreachable`],
+    /// [`ClientError::NotTrusted`] and any other.
+    pub async fn login(&self, username: &str, password: &Secret) -> Result<Session, ClientError> {
+        let login = Login { username, password: password.expose() };
+        let answer: Result<LoggedIn, _> = self.api.post("/id/login", &login).await;
+        match answer {
+            Ok(LoggedIn { session_token, account }) => {
+                Ok(Session { token: session_token, account })
+            }
+            Err(ClientError::Credentials { host, message, .. }) => {
+                Err(ClientError::Credentials { host, account: Some(username.to_owned()), message })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Logs in, and insists on an administrator.
+    ///
+    /// # Errors
+    /// As [`Identity::login`], and [`ClientError::NotAdmin`].
+    pub async fn login_admin(
+        &self,
+        username: &str,
+        password: &Secret,
+    ) -> Result<Session, ClientError> {
+        let session = self.login(username, password).await?;
+        if !session.account.is_admin {
+            // The session is of no use to anybody; that it cannot be ended is no reason to hide the real error.
+            let _ = self.logout(&session).await;
+            return Err(ClientError::NotAdmin { host: self.host(), account: session.account.name });
+        }
+        Ok(session)
+    }
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn logout(&self, session: &Session) -> Result<(), ClientError> {
+        let done: Option<serde_json::Value> =
+            self.api(session).post("/id/logout", &serde_json::json!({})).await?;
+        drop(done);
+        Ok(())
+    }
+
+    /// The DTRs that are registered.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn services(&self, session: &Session) -> Result<Vec<Service>, ClientError> {
+        let path = "/enzi/v0/services";
+        self.api(session).list(path, crate::PageStyle::Enzi, "services", 100).await
+    }
+
+    /// The service that has this replica, and the replica.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`], which lists the replicas there are, and any other.
+    pub async fn find_replica(
+        &self,
+        session: &Session,
+        id: &ReplicaId,
+    ) -> Result<(Service, Replica), ClientError> {
+        let services = self.services(session).await?;
+        for service in &services {
+            if let Some(replica) = service.replicas.iter().find(|replica| replica.id == *id) {
+                return Ok((service.clone(), replica.clone()));
+            }
+        }
+        let known: Vec<&str> =
+            services.iter().flat_map(|s| &s.replicas).map(|replica| replica.id.as_str()).collect();
+        let message = match known.is_empty() {
+            true => "no DTR is registered there".to_owned(),
+            false => format!("the replicas registered there are: {}", known.join(", ")),
+        };
+        Err(ClientError::NotFound { what: format!("replica {id} at {}", self.host()), message })
+    }
+}
