@@ -52,6 +52,7 @@ async fn a_failing_disk_is_an_error_and_needs_no_restart() {
             if again.is_ok() {
                 break;
             }
+            // poll: until the engine has opened its file again.
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             again = put(&store, "c", "1").await;
         }
