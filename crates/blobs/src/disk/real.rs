@@ -105,13 +105,6 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 struct RealFile(File);
 
-impl RealFile {
-    fn advise(&self, at: u64, length: u64, advice: Advice) {
-        // A hint: a file system that cannot take it loses nothing.
-        let _ = rustix::fs::fadvise(&self.0, at, NonZeroU64::new(length), advice);
-    }
-}
-
 impl DiskFile for RealFile {
     fn info(&self) -> io::Result<FileInfo> {
         Ok(file_info(&self.0.metadata()?))
@@ -140,11 +133,8 @@ impl DiskFile for RealFile {
 
     fn write_out(&self, at: u64, length: u64) {
         // On Linux this begins to write the range back without waiting, as sync_file_range would.
-        self.advise(at, length, Advice::DontNeed);
-    }
-
-    fn read_ahead(&self, at: u64, length: u64) {
-        self.advise(at, length, Advice::WillNeed);
+        // A hint: a file system that cannot take it loses nothing.
+        let _ = rustix::fs::fadvise(&self.0, at, NonZeroU64::new(length), Advice::DontNeed);
     }
 
     fn lock(&self) -> io::Result<bool> {

@@ -437,8 +437,6 @@ impl DiskFile for SimulatedFile {
 
     fn write_out(&self, _: u64, _: u64) {}
 
-    fn read_ahead(&self, _: u64, _: u64) {}
-
     fn lock(&self) -> io::Result<bool> {
         self.operate(OperationKind::Open, |file, _, _| {
             let free = file.locked.is_none_or(|by| by == self.handle);
