@@ -182,7 +182,6 @@ pub async fn raw(address: SocketAddr, text: &str) -> String {
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let tried = timeout(LIMIT, async {
         while !holds().await {
-        // poll: until the condition holds, at most the limit.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });

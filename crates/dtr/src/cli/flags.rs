@@ -1,0 +1,137 @@
+//! Flags that several commands share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use dtr_types::{ReplicaId, Secret};
+
+/// Where a replica keeps its data.
+#[derive(Debug, Args)]
+pub struct DataDirArgs {
+    /// Folder of the replica's data
+    #[arg(long, env = "DTR_DATA_DIR", default_value = "/var/lib/dtr", value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// How to reach the identity service and prove who is asking.
+#[derive(Debug, Clone, Args)]
+pub struct UcpArgs {
+    /// Address of the UCP; of the DTR itself when it keeps its own accounts
+    #[arg(long, env = "UCP_URL", value_name = "URL")]
+    pub ucp_url: Option<String>,
+    /// Administrator to act as
+    #[arg(long, env = "UCP_USERNAME", value_name = "NAME")]
+    pub ucp_username: Option<String>,
+    /// Its password; asked for on a terminal when left out
+    #[arg(long, env = "UCP_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    pub ucp_password: Option<Secret>,
+    /// PEM text of the authority behind the UCP's certificate, such as "$(cat ca.pem)"
+    #[arg(long, env = "UCP_CA", hide_env_values = true, value_name = "PEM")]
+    pub ucp_ca: Option<String>,
+    /// Do not verify the UCP's certificate: anybody in between can listen
+    #[arg(long, env = "UCP_INSECURE_TLS")]
+    pub ucp_insecure_tls: bool,
+}
+
+/// How to reach a running replica: through the identity service, or locally.
+#[derive(Debug, Clone, Args)]
+pub struct ConnectArgs {
+    #[command(flatten)]
+    pub ucp: UcpArgs,
+    /// The replica to work through
+    #[arg(long, env = "DTR_REPLICA_ID", value_name = "ID")]
+    pub existing_replica_id: Option<ReplicaId>,
+    /// Work on the replica of this folder, on its own machine; needs no password
+    #[arg(long, env = "DTR_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Addresses and ports.
+#[derive(Debug, Args)]
+pub struct NetworkArgs {
+    /// Address that clients use: https://host[:port] (old name: --dtr-load-balancer)
+    #[arg(long, env = "DTR_EXTERNAL_URL", alias = "dtr-load-balancer", value_name = "URL")]
+    pub dtr_external_url: Option<String>,
+    /// Port for HTTPS [default: 443]
+    #[arg(long, env = "REPLICA_HTTPS_PORT", value_name = "PORT")]
+    pub replica_https_port: Option<u16>,
+    /// Port that redirects to HTTPS; 0 for none [default: 80]
+    #[arg(long, env = "REPLICA_HTTP_PORT", value_name = "PORT")]
+    pub replica_http_port: Option<u16>,
+    /// Address to listen on [default: all]
+    #[arg(long, env = "DTR_LISTEN_ADDRESS", value_name = "ADDRESS")]
+    pub listen_address: Option<std::net::IpAddr>,
+    /// Speak plain HTTP on this address:port, for a proxy that ends TLS
+    #[arg(long, env = "DTR_PLAIN_HTTP", value_name = "ADDRESS:PORT")]
+    pub plain_http: Option<std::net::SocketAddr>,
+    /// Proxies whose forwarding headers are believed on the plain listener (CIDR, several with commas)
+    #[arg(long, env = "DTR_TRUSTED_PROXIES", value_delimiter = ',', value_name = "CIDR")]
+    pub trusted_proxies: Vec<String>,
+}
+
+/// The certificate that clients see.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// PEM text of the certificate, intermediates appended [default: made by the cluster's own authority]
+    #[arg(
+        long,
+        env = "DTR_CERT",
+        hide_env_values = true,
+        value_name = "PEM",
+        requires = "dtr_key"
+    )]
+    pub dtr_cert: Option<String>,
+    /// PEM text of its private key
+    #[arg(
+        long,
+        env = "DTR_KEY",
+        hide_env_values = true,
+        value_name = "PEM",
+        requires = "dtr_cert"
+    )]
+    pub dtr_key: Option<Secret>,
+    /// PEM text of the authority that clients are to trust
+    #[arg(long, env = "DTR_CA", hide_env_values = true, value_name = "PEM", requires = "dtr_cert")]
+    pub dtr_ca: Option<String>,
+}
+
+/// Where image content is.
+#[derive(Debug, Args)]
+pub struct StorageArgs {
+    /// Folder of image content [default: inside the data directory]
+    #[arg(long, env = "DTR_STORAGE_VOLUME", value_name = "DIR")]
+    pub dtr_storage_volume: Option<PathBuf>,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// text or json [default: text]
+    #[arg(long, env = "DTR_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// Who shall be able to read an archive.
+#[derive(Debug, Args)]
+pub struct EncryptionArgs {
+    /// Encrypt to this age recipient (age1...); may be given several times
+    #[arg(long, value_name = "RECIPIENT")]
+    pub encrypt_to: Vec<String>,
+    /// Encrypt with the passphrase in this file (its first line)
+    #[arg(long, value_name = "FILE", conflicts_with = "encrypt_to")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// How to read an encrypted archive.
+#[derive(Debug, Args)]
+pub struct DecryptionArgs {
+    /// File with age identities (AGE-SECRET-KEY-1...)
+    #[arg(long, value_name = "FILE")]
+    pub identity_file: Option<PathBuf>,
+    /// File with the passphrase (its first line)
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}

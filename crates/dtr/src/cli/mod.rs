@@ -1,0 +1,308 @@
+//! The command line: commands, flags and their environment names, as of the original where it has them.
+
+mod admin;
+mod flags;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use admin::{
+    AdminArgs, GrantCommand, OrgCommand, Output, RepoCommand, TagCommand, TeamCommand,
+    TokenCommand, UserCommand,
+};
+pub use flags::{
+    ConnectArgs, DataDirArgs, EncryptionArgs, LogArgs, NetworkArgs, StorageArgs, TlsArgs, UcpArgs,
+};
+
+/// A container registry that can be lost and got back.
+#[derive(Debug, Parser)]
+#[command(name = "dtr", version, about, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Install a replica on this machine and start it
+    Install(InstallArgs),
+    /// Run an installed replica in the foreground, as a container does
+    Serve(ServeArgs),
+    /// Change given settings of a replica, leave the others
+    Reconfigure(ReconfigureArgs),
+    /// Say how a replica and its cluster are
+    Status(StatusArgs),
+    /// Stop a replica and delete everything it has on this machine
+    Destroy(DestroyArgs),
+    /// Write a backup of a running registry to standard output, or look into one
+    Backup(BackupArgs),
+    /// Make a replica from a backup on standard input
+    Restore(RestoreArgs),
+    /// Bring the data of a replica to the format of this version
+    Upgrade(UpgradeArgs),
+    /// Remove content that nothing refers to
+    Gc(GcArgs),
+    /// List the container images that an installation needs
+    Images,
+    /// Manage users
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Manage organizations and their members
+    #[command(subcommand)]
+    Org(OrgCommand),
+    /// Manage teams and their members
+    #[command(subcommand)]
+    Team(TeamCommand),
+    /// Manage repositories
+    #[command(subcommand)]
+    Repo(RepoCommand),
+    /// Manage what teams may do
+    #[command(subcommand)]
+    Grant(GrantCommand),
+    /// Manage access tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Manage tags
+    #[command(subcommand)]
+    Tag(TagCommand),
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `dtr install`
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    #[command(flatten)]
+    pub dir: DataDirArgs,
+    /// UCP to register with; without it, accounts are kept by the registry itself
+    #[command(flatten)]
+    pub ucp: UcpArgs,
+    /// Id of the replica: 12 hexadecimal digits [default: random]
+    #[arg(long, env = "DTR_INSTALL_REPLICA_ID")]
+    pub replica_id: Option<dtr_types::ReplicaId>,
+    /// First administrator, when accounts are kept by the registry itself
+    #[arg(long, env = "DTR_ADMIN_USERNAME", default_value = "admin")]
+    pub admin_username: String,
+    /// The administrator's password [default: random, printed once]
+    #[arg(long, env = "DTR_ADMIN_PASSWORD", hide_env_values = true)]
+    pub admin_password: Option<dtr_types::Secret>,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Only install; run it later with "dtr serve"
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+/// `dtr serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub dir: DataDirArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `dtr reconfigure`
+#[derive(Debug, Args)]
+pub struct ReconfigureArgs {
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// The new storage already holds all blobs
+    #[arg(long, env = "STORAGE_MIGRATED")]
+    pub storage_migrated: bool,
+}
+
+/// `dtr status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// `dtr destroy`
+#[derive(Debug, Args)]
+pub struct DestroyArgs {
+    #[command(flatten)]
+    pub dir: DataDirArgs,
+    #[command(flatten)]
+    pub ucp: UcpArgs,
+    /// Id of the replica to destroy, to be sure that it is this one
+    #[arg(long, env = "DTR_DESTROY_REPLICA_ID")]
+    pub replica_id: Option<dtr_types::ReplicaId>,
+    /// Keep image content that lies outside the data directory
+    #[arg(long)]
+    pub keep_storage: bool,
+    /// Do not ask
+    #[arg(short, long, env = "YES")]
+    pub yes: bool,
+}
+
+/// `dtr backup`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BackupArgs {
+    /// Look into a backup instead of taking one
+    #[command(subcommand)]
+    pub command: Option<BackupCommand>,
+    #[command(flatten)]
+    pub take: BackupTakeArgs,
+}
+
+/// Taking a backup.
+#[derive(Debug, Args)]
+pub struct BackupTakeArgs {
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Write to this file (through FILE.part, synced and renamed) instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Put the image content in, as an OCI layout
+    #[arg(long)]
+    pub with_images: bool,
+    /// Put UCP's users, organizations and teams in
+    #[arg(long)]
+    pub with_identity: bool,
+    #[command(flatten)]
+    pub encryption: EncryptionArgs,
+    /// Write what the backup is worth to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Accepted for the original's sake: every backup here is consistent
+    #[arg(long, env = "DTR_OFFLINE_BACKUP", hide = true)]
+    pub offline_backup: bool,
+}
+
+/// Looking into a backup.
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// Check that a backup is whole, genuine and consistent
+    Verify {
+        /// The archive, or "-" for standard input
+        file: PathBuf,
+        #[command(flatten)]
+        decryption: flags::DecryptionArgs,
+        /// Ask the blob storage in this folder for every blob that the backup mentions
+        #[arg(long, value_name = "DIR")]
+        storage: Option<PathBuf>,
+        /// Read and hash every blob as well
+        #[arg(long, requires = "storage")]
+        deep: bool,
+        /// Accept only this signing key (its id, as "backup inspect" shows it)
+        #[arg(long, value_name = "KEY_ID")]
+        signed_by: Option<String>,
+        /// How to print the result
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Say what is in a backup
+    Inspect {
+        /// The archive, or "-" for standard input
+        file: PathBuf,
+        #[command(flatten)]
+        decryption: flags::DecryptionArgs,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// List the backups that the registry remembers
+    List {
+        #[command(flatten)]
+        connect: ConnectArgs,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+}
+
+/// `dtr restore`
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    pub dir: DataDirArgs,
+    #[command(flatten)]
+    pub ucp: UcpArgs,
+    /// Id to give to the replica [default: random; need not be the old one]
+    #[arg(long, env = "DTR_INSTALL_REPLICA_ID")]
+    pub replica_id: Option<dtr_types::ReplicaId>,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    /// Use the storage that the backup names (the default where it was local)
+    #[arg(long, env = "DTR_DEFAULT_STORAGE")]
+    pub dtr_use_default_storage: bool,
+    #[command(flatten)]
+    pub decryption: flags::DecryptionArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Say what would happen, change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Owners that have another name now: a file of lines "old-name new-name"
+    #[arg(long, value_name = "FILE")]
+    pub map_owners: Option<PathBuf>,
+    /// Load the archive's users, organizations and teams into the UCP first
+    #[arg(long)]
+    pub with_identity: bool,
+    /// Go on although owners are unknown to the identity service
+    #[arg(long)]
+    pub allow_unknown_owners: bool,
+    /// Accept only this signing key (its id, as "backup inspect" shows it)
+    #[arg(long, value_name = "KEY_ID")]
+    pub signed_by: Option<String>,
+    /// Write what came back to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Only restore; run it later with "dtr serve"
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+/// `dtr upgrade`
+#[derive(Debug, Args)]
+pub struct UpgradeArgs {
+    #[command(flatten)]
+    pub dir: DataDirArgs,
+}
+
+/// `dtr gc`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("mode").required(true))]
+pub struct GcArgs {
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Only say what would be removed
+    #[arg(long, group = "mode")]
+    pub dry_run: bool,
+    /// Remove it
+    #[arg(long, group = "mode")]
+    pub run: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}

@@ -1,0 +1,1 @@
+//! One replica on its machine.
