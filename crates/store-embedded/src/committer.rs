@@ -436,6 +436,9 @@ fn open_database(
 ) -> Result<(Database, Leases, View), StoreError> {
     let open = || -> Result<_, Fault> {
         let backend = Backend::new(factory.open()?, length.clone());
+        // What a killed process, or this one before an error, wrote without an fsync can be read now, and would be gone
+        // after a power loss: nothing is shown to anybody before it is durable.
+        redb::StorageBackend::sync_data(&backend)?;
         let database = redb::Builder::new()
             .set_cache_size(options.cache_bytes)
             .create_with_backend(backend)?;

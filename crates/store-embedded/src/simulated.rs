@@ -1,9 +1,9 @@
 //! A disk that forgets what was not synced, runs full and fails, on command: for crash proofs.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, ops::Bound, sync::Arc};
 
 use parking_lot::Mutex;
-use redb::StorageBackend;
+use redb::{BackendError, StorageBackend};
 
 use crate::BackendFactory;
 
@@ -27,6 +27,10 @@ struct State {
     capacity: Option<usize>,
     /// Counts power losses: handles from before one are dead.
     life: u64,
+    /// Handles so far, to tell them apart.
+    handles: u64,
+    /// The handle that has the disk locked.
+    locked: Option<u64>,
 }
 
 /// From when on the disk fails, and how.
@@ -97,6 +101,7 @@ impl Disk {
         state.bytes = bytes;
         state.fault = None;
         state.life += 1;
+        state.locked = None;
     }
 
     /// Makes the disk fail, or work again with `None`.
@@ -123,8 +128,10 @@ impl Disk {
 
 impl BackendFactory for Disk {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        let life = self.0.lock().life;
-        Ok(Box::new(Handle { disk: self.clone(), life }))
+        let mut state = self.0.lock();
+        state.handles += 1;
+        let handle = Handle { disk: self.clone(), life: state.life, number: state.handles };
+        Ok(Box::new(handle))
     }
 }
 
@@ -132,6 +139,7 @@ impl BackendFactory for Disk {
 struct Handle {
     disk: Disk,
     life: u64,
+    number: u64,
 }
 
 impl Handle {
@@ -153,6 +161,32 @@ impl Handle {
 }
 
 impl StorageBackend for Handle {
+    /// Like a file, the disk has one user at a time; its whole is all that can be locked.
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        let whole = matches!(start, Bound::Unbounded | Bound::Included(0));
+        if !whole || end != Bound::Unbounded {
+            return Err(BackendError::Unsupported);
+        }
+        let mut state = self.disk.0.lock();
+        let free = state.locked.is_none_or(|by| by == self.number);
+        if free && state.life == self.life {
+            state.locked = Some(self.number);
+        }
+        Ok(free)
+    }
+
+    fn unlock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+        let mut state = self.disk.0.lock();
+        if state.locked == Some(self.number) {
+            state.locked = None;
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        Ok(self.unlock_range(Bound::Unbounded, Bound::Unbounded)?)
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.with(true, |state| Ok(state.bytes.len() as u64))
     }

@@ -7,10 +7,11 @@
 //! - [`Store`] is what an engine implements: few, primitive operations.
 //! - [`StoreExt`] has the conveniences that every engine gets for free.
 //! - [`hold`] keeps revisions readable while somebody needs them.
-//! - [`contract`] is the suite; an engine's own tests run it.
+//! - [`contract`] is the suite; an engine's own tests run it. [`model_test`] is the same by random operations.
 
 pub mod contract;
 pub mod hold;
+pub mod model_test;
 
 mod error;
 mod ext;
