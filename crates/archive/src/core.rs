@@ -229,16 +229,21 @@ impl<R: Read> Core<R> {
             let entry = if path.is_empty() { format!("{}/", self.folder) } else { entry() };
             return Err(ArchiveError::Duplicate { entry });
         }
-        let known = match path {
-            "certificates/" | "images/" => true,
-            "images/blobs/" => self.folders.iter().any(|f| f == "images/"),
-            "images/blobs/sha256/" | "images/blobs/sha512/" => {
-                self.folders.iter().any(|f| f == "images/blobs/")
-            }
-            other => Section::ALL.iter().any(|s| other.strip_suffix('/') == Some(s.as_str())),
-        };
+        let known = matches!(
+            path,
+            "certificates/"
+                | "images/"
+                | "images/blobs/"
+                | "images/blobs/sha256/"
+                | "images/blobs/sha512/"
+        ) || Section::ALL.iter().any(|s| path.strip_suffix('/') == Some(s.as_str()));
         if !known {
             return Err(ArchiveError::UnknownName { entry: entry() });
+        }
+        let above = path.trim_end_matches('/').rfind('/').map(|at| &path[..=at]);
+        if let Some(above) = above.filter(|above| !self.folders.iter().any(|f| f == above)) {
+            let why = format!("\"{path}\" comes without it");
+            return Err(ArchiveError::Missing { entry: above.to_owned(), why });
         }
         self.folders.push(path.to_owned());
         Ok(())

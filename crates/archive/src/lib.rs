@@ -45,6 +45,7 @@ mod error;
 mod header;
 mod manifest;
 mod members;
+pub mod mutate;
 mod name;
 pub mod oci;
 mod reader;

@@ -1,7 +1,4 @@
 //! A small archive with one of everything, for the tests of this crate.
-#![allow(clippy::allow_attributes, reason = "whether these are needed differs by test binary")]
-#![allow(dead_code, reason = "each test binary uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::io::Write;
 

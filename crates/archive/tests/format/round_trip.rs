@@ -1,15 +1,11 @@
 //! What is written comes back, through our reader and through the tools that the format promises to work with.
 
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::{
     io::{Read, Write},
     process::{Command, Stdio},
 };
 
-use common::*;
+use crate::common::*;
 use dtr_archive::*;
 use dtr_types::{Digest, Secret};
 use proptest::prelude::*;
