@@ -60,7 +60,9 @@ pub enum ServiceError {
         message: String,
     },
     /// The service ended while it was started.
-    #[error("the service ended while it was starting ({status}); the end of its log {log}:\n{tail}")]
+    #[error(
+        "the service ended while it was starting ({status}); the end of its log {log}:\n{tail}"
+    )]
     Ended {
         /// How.
         status: String,

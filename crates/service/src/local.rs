@@ -33,8 +33,9 @@ const MESSAGE_MAX: usize = 64 << 10;
 /// directory may have more.
 fn through(data_dir: &Path) -> Result<(OwnedFd, PathBuf), ServiceError> {
     use rustix::fs::{Mode, OFlags, open};
-    let directory = open(data_dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| file_error("opened", data_dir)(error.into()))?;
+    let directory =
+        open(data_dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| file_error("opened", data_dir)(error.into()))?;
     let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()));
     Ok((directory, path))
 }
