@@ -28,6 +28,7 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let (_, summary) = write_records(&key, records, std::io::sink())?;
     report("write", records, summary.bytes, start);
+    println!("peak memory    {}", peak());
     let (archive, _) = write_records(&key, records, Vec::new())?;
 
     let start = Instant::now();
@@ -48,6 +49,13 @@ fn main() -> Result<()> {
     drop(archive);
 
     blobs(&key, mib)
+}
+
+/// The process's highest memory use so far, where Linux tells.
+fn peak() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.unwrap_or("unknown").trim().to_owned()
 }
 
 fn report(what: &str, records: u64, bytes: u64, start: Instant) {

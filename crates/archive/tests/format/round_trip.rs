@@ -356,8 +356,9 @@ fn the_signature_can_be_checked_with_openssl_alone() {
     let recipe = r#"
         cd "$0"/dtr-backup-v*
         { echo dtr-backup-manifest-v1; head -n -1 manifest.json | sha256sum | cut -d' ' -f1; } > message
-        jq -j .signature manifest.json | xxd -r -p > signature
-        { echo 302a300506032b6570032100; jq -j .manifest.signer.public_key manifest.json; } | xxd -r -p > key.der
+        jq -j .signature manifest.json | tr a-f A-F | basenc --base16 -d > signature
+        { printf 302a300506032b6570032100; jq -j .manifest.signer.public_key manifest.json; } | tr a-f A-F | basenc --base16 -d > key.der
+        jq -r '.entries[] | .sha256 + "  " + .name' manifest.json | sha256sum -c --quiet
         openssl pkeyutl -verify -rawin -in message -sigfile signature -pubin -keyform DER -inkey key.der
     "#;
     let said = run("bash", &["-ec", recipe, at], b"");
