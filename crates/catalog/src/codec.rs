@@ -42,6 +42,14 @@ pub fn json(kind: Kind, key: &[u8], value: &Bytes) -> Result<Bytes, CatalogError
     }
 }
 
+/// A record as stored, from its JSON (the reverse of [`json`]). That it is JSON is the caller's business.
+pub(crate) fn from_json(json: &[u8]) -> Bytes {
+    let mut value = Vec::with_capacity(json.len() + 1);
+    value.push(FORM);
+    value.extend_from_slice(json);
+    value.into()
+}
+
 /// Reads a stored record.
 pub fn decode<T: Record>(key: &[u8], value: &Bytes) -> Result<T, CatalogError> {
     let json = json(T::KIND, key, value)?;

@@ -214,7 +214,7 @@ impl Catalog {
         Ok(CondemnedState::Spared)
     }
 
-    async fn delete_links(&self, digest: &Digest) -> Result<(), CatalogError> {
+    pub(crate) async fn delete_links(&self, digest: &Digest) -> Result<(), CatalogError> {
         let repositories = self.all_names(&keys::blob_links(digest)).await?;
         let ids: Vec<RepositoryId> =
             repositories.iter().filter_map(|text| text.parse().ok()).collect();

@@ -28,8 +28,8 @@
 //! | `x/` | digest | [`CondemnedRecord`](crate::records::CondemnedRecord): being removed right now | no |
 //! | `md/` | repository id, digest | [`DeletedManifest`](crate::records::DeletedManifest): references still to be dropped | no |
 //! | `u/` | upload id | [`UploadRecord`](crate::records::UploadRecord) | no: an upload is not yet content |
-//! | `gr/` | repository id, team id | [`RepositoryGrant`](crate::records::RepositoryGrant) | `access/repository-grants` |
-//! | `gn/` | namespace account id, team id | [`NamespaceGrant`](crate::records::NamespaceGrant) | `access/namespace-grants` |
+//! | `gr/` | repository id, team id | [`RepositoryGrant`](crate::records::RepositoryGrant) | `access/repository_grants` |
+//! | `gn/` | namespace account id, team id | [`NamespaceGrant`](crate::records::NamespaceGrant) | `access/namespace_grants` |
 //! | `gt/` | team id, repository id | repository grants by team | derived |
 //! | `at/` | token hash | [`AccessToken`](crate::records::AccessToken) | `access/tokens` (hashes) |
 //! | `ata/` | account id, token hash | access tokens by account | derived |
@@ -42,11 +42,12 @@
 //! | `imo/` | account id, organization id | memberships by member | derived |
 //! | `it/` | organization id, team id | [`Team`](crate::records::Team) | `identity/teams` |
 //! | `itn/` | organization id, team name | team id | derived |
-//! | `itm/` | team id, account id | [`TeamMembership`](crate::records::TeamMembership) | `identity/team-members` |
+//! | `itm/` | team id, account id | [`TeamMembership`](crate::records::TeamMembership) | `identity/team_members` |
 //! | `ita/` | account id, team id | teams by member | derived |
 //! | `is/` | session hash | [`Session`](crate::records::Session) | no: people log in again |
 //! | `isa/` | account id, session hash | sessions by account | no |
 //! | `iv/` | service id | [`Service`](crate::records::Service): registered DTRs | `identity/services` |
+//! | `restore` | | [`RestoreRecord`](crate::records::RestoreRecord): a restore that has not finished | no |
 //! | `!hold/` | hold id | a hold ([`dtr_store::hold`]) | no |
 
 use std::{fmt, marker::PhantomData};
@@ -124,6 +125,8 @@ kinds! {
     Cluster = "cluster", "cluster", Some("config/cluster");
     /// Settings.
     Settings = "settings", "settings", Some("config/settings");
+    /// A restore that has not finished.
+    Restore = "restore", "unfinished restore", None;
     /// Replicas.
     Replica = "replica/", "replica", None;
     /// Backups that were taken.
@@ -141,7 +144,7 @@ kinds! {
     /// Teams.
     Team = "it/", "team", Some("identity/teams");
     /// Members of teams.
-    TeamMembership = "itm/", "team membership", Some("identity/team-members");
+    TeamMembership = "itm/", "team membership", Some("identity/team_members");
     /// Sessions.
     Session = "is/", "session", None;
     /// Registered services.
@@ -169,9 +172,9 @@ kinds! {
     /// Blobs that are being removed.
     Condemned = "x/", "condemned blob", None;
     /// Grants on repositories.
-    RepositoryGrant = "gr/", "repository grant", Some("access/repository-grants");
+    RepositoryGrant = "gr/", "repository grant", Some("access/repository_grants");
     /// Grants on namespaces.
-    NamespaceGrant = "gn/", "namespace grant", Some("access/namespace-grants");
+    NamespaceGrant = "gn/", "namespace grant", Some("access/namespace_grants");
     /// Access tokens.
     AccessToken = "at/", "access token", Some("access/tokens");
     /// Events.
@@ -201,6 +204,10 @@ pub fn cluster() -> Key<ClusterRecord> {
 }
 /// The settings.
 pub fn settings() -> Key<Settings> {
+    key(&[])
+}
+/// The mark of a restore that has not finished.
+pub fn restore() -> Key<RestoreRecord> {
     key(&[])
 }
 /// A replica.
@@ -307,6 +314,8 @@ pub fn blob_link(digest: &Digest, repository: &RepositoryId) -> Bytes {
 pub fn blob_links(digest: &Digest) -> Bytes {
     join("bl/", &[&digest.to_string(), ""])
 }
+/// Prefix of all references.
+pub const REFERENCES: &str = "ref/";
 /// A manifest's reference to a blob.
 pub fn reference(blob: &Digest, repository: &RepositoryId, manifest: &Digest) -> Bytes {
     join("ref/", &[&blob.to_string(), repository.as_str(), &manifest.to_string()])

@@ -21,7 +21,6 @@ use crate::{
     backend::{Backend, BackendFactory},
     fault::Fault,
     lease::Leases,
-    overlay::Overlay,
     record::{CHANGES, CURRENT, FORMAT, FORMAT_NUMBER, HISTORY, LEASED, LEASES, META},
     view::View,
 };
@@ -177,8 +176,6 @@ pub(crate) struct Committer {
     factory: Box<dyn BackendFactory>,
     options: Options,
     database: Option<Database>,
-    /// What is read while the storage cannot be opened for writing.
-    reading: Option<Database>,
     leases: Leases,
     revision: u64,
     compacted: u64,
@@ -208,7 +205,6 @@ impl Committer {
             factory,
             options,
             database: Some(database),
-            reading: None,
             leases,
             revision,
             compacted,
@@ -248,7 +244,7 @@ impl Committer {
             return None;
         }
         if std::mem::take(&mut queue.stopped) {
-            (self.database, self.reading) = (None, None);
+            self.database = None;
         }
         let (mut group, mut bytes) = (Vec::new(), 0);
         while group.len() < GROUP_REQUESTS_MAX && bytes < GROUP_BYTES_MAX {
@@ -400,7 +396,6 @@ impl Committer {
         match open_database(&*self.factory, &self.options, &self.shared.length) {
             Ok((database, leases, view)) => {
                 self.database = Some(database);
-                self.reading = None;
                 self.leases = leases;
                 (self.revision, self.compacted) = (view.revision, view.compacted);
                 self.sweeping = view.compacted > 0;
@@ -410,34 +405,10 @@ impl Committer {
                 Ok(())
             }
             Err(error) => {
-                self.read_only(&error);
+                *self.shared.view.write() = Err(error.clone());
                 self.reopen_after = Some((Instant::now() + REOPEN_PAUSE, error.clone()));
                 Err(error)
             }
-        }
-    }
-
-    /// Goes on reading what was durable, if that is possible, while nothing can be written because of `error`.
-    fn read_only(&mut self, error: &StoreError) {
-        if self.reading.is_some() {
-            return;
-        }
-        let open = || -> Result<_, Fault> {
-            let overlay = Overlay::new(self.factory.open_to_read()?)?;
-            let database = redb::Builder::new()
-                .set_cache_size(self.options.cache_bytes)
-                .create_with_backend(overlay)?;
-            let view = View::open(&database)?;
-            Ok((database, view))
-        };
-        match open() {
-            // A commit in doubt may be readable and not durable: then nothing is shown.
-            Ok((database, view)) if view.revision == self.revision => {
-                self.reading = Some(database);
-                self.shared.publish(view);
-                tracing::warn!(%error, "the store can be read only");
-            }
-            _ => *self.shared.view.write() = Err(error.clone()),
         }
     }
 }

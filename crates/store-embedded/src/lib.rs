@@ -10,7 +10,6 @@ mod backend;
 mod committer;
 mod fault;
 mod lease;
-mod overlay;
 mod record;
 mod view;
 mod watcher;

@@ -66,6 +66,22 @@ pub struct ClusterRecord {
 }
 record!(ClusterRecord, Cluster, |_c| keys::cluster());
 
+/// The mark of a restore that has not finished: what is in the store besides it may be incomplete, and goes when the
+/// restore is run again. Removed in the same commit that writes the [`ClusterRecord`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreRecord {
+    /// The cluster that the archive is of.
+    pub cluster: ClusterId,
+    /// The revision that the archive is of.
+    pub revision: Revision,
+    /// When the restore was begun.
+    pub started_at: Timestamp,
+    /// The version of the program that restores.
+    pub version: String,
+}
+record!(RestoreRecord, Restore, |_r| keys::restore());
+
 /// A replica, as it tells the others of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

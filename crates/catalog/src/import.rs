@@ -1,0 +1,373 @@
+//! Records from an archive into a store that nobody serves yet: the catalog's half of a restore. Keys that the archive
+//! does not hold (names, links, references, referrers) are made again from the records.
+//!
+//! A restore is made of three commits and what lies between: [`Catalog::begin_restore`] leaves a mark,
+//! [`Catalog::finish_restore`] exchanges it for the cluster's record, which is what makes a store one that is served.
+//! Interrupted in between, the next [`Catalog::begin_restore`] finds the mark, removes everything, and starts over;
+//! [`Catalog::discard_restore`] removes everything and the mark.
+
+use std::{collections::HashSet, pin::Pin};
+
+use bytes::Bytes;
+use dtr_store::{At, Outcome, Range, SharedStore, StoreError, Transaction, hold, prefix_end};
+use dtr_types::{Digest, Manifest, RepositoryId};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+
+use crate::{
+    Catalog, CatalogError, Derive, Kind, TransactionExt as _, codec, keys, manifests,
+    records::{ClusterRecord, ManifestRecord, ReferrerRecord, RestoreRecord, Settings},
+};
+
+/// Transactions on their way at once: they share the engine's syncs.
+const IN_FLIGHT_MAX: usize = 64;
+/// Bytes of them.
+const IN_FLIGHT_BYTES: usize = 8 << 20;
+
+/// What a restore found in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreStart {
+    /// Nothing.
+    Empty,
+    /// What an interrupted restore had left; it is removed now.
+    Cleaned,
+}
+
+type Commit = Pin<Box<dyn Future<Output = (usize, Result<Outcome, StoreError>)> + Send>>;
+
+/// Puts records, many transactions at once. In no order: nothing may depend on one before [`Loader::finish`].
+pub struct Loader {
+    store: SharedStore,
+    operations_max: usize,
+    bytes_max: usize,
+    transaction: Transaction,
+    keys: HashSet<Bytes>,
+    bytes: usize,
+    in_flight: FuturesUnordered<Commit>,
+    in_flight_bytes: usize,
+}
+
+impl Loader {
+    /// Over the catalog's store.
+    pub fn new(catalog: &Catalog) -> Self {
+        let store = catalog.store().clone();
+        let limits = store.limits();
+        Self {
+            store,
+            operations_max: limits.operations_max.max(1),
+            bytes_max: limits.transaction_bytes_max / 2,
+            transaction: Transaction::new(),
+            keys: HashSet::new(),
+            bytes: 0,
+            in_flight: FuturesUnordered::new(),
+            in_flight_bytes: 0,
+        }
+    }
+
+    /// Puts a record with its derived keys. `json` is its JSON as it came, which may have fields that this version does
+    /// not know; without it the record is written anew.
+    ///
+    /// # Errors
+    /// When the store fails, be it at an earlier record.
+    pub async fn put<T: Derive>(
+        &mut self,
+        record: &T,
+        json: Option<&[u8]>,
+    ) -> Result<(), CatalogError> {
+        let value = match json {
+            Some(json) => codec::from_json(json),
+            None => codec::encode(record)?,
+        };
+        self.write(record.key(), value).await?;
+        if let Some((key, value)) = record.derived() {
+            self.write(key, value).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a manifest with its bytes, its place among the referrers of its subject, references and links to `blobs`
+    /// (those of its blobs, and of its children, that are recorded), and references alone to those that are `lost`.
+    ///
+    /// # Errors
+    /// When the store fails, be it at an earlier record.
+    pub async fn put_manifest(
+        &mut self,
+        record: &ManifestRecord,
+        manifest: &Manifest,
+        body: &[u8],
+        blobs: &[Digest],
+        lost: &[Digest],
+    ) -> Result<(), CatalogError> {
+        let id = &record.repository;
+        let parts = manifests::compress(body)?;
+        let parts_count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        for (number, part) in (0..).zip(parts) {
+            self.write(keys::manifest_body(id, &record.digest, number), part).await?;
+        }
+        let record = ManifestRecord { parts: parts_count, ..record.clone() };
+        self.write(keys::manifest(id, &record.digest).into(), codec::encode(&record)?).await?;
+        if let Some(subject) = &record.subject {
+            let referrer = ReferrerRecord {
+                repository: id.clone(),
+                subject: *subject,
+                digest: record.digest,
+                media_type: record.media_type,
+                size: record.size,
+                artifact_type: record.artifact_type.clone(),
+                annotations: manifest.annotations.clone(),
+            };
+            let key = keys::referrer(id, subject, &record.digest);
+            self.write(key.into(), codec::encode(&referrer)?).await?;
+        }
+        for blob in blobs {
+            self.write(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
+            self.write(keys::link(id, blob), Bytes::new()).await?;
+            self.write(keys::blob_link(blob, id), Bytes::new()).await?;
+        }
+        for blob in lost {
+            self.write(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, key: Bytes, value: Bytes) -> Result<(), CatalogError> {
+        let bytes = key.len() + value.len();
+        let full = self.transaction.writes.len() >= self.operations_max
+            || (self.bytes > 0 && self.bytes + bytes > self.bytes_max);
+        if full {
+            self.flush().await?;
+        }
+        // A link that several manifests of a repository need is put once in a transaction; it has no value.
+        if self.keys.insert(key.clone()) {
+            self.bytes += bytes;
+            self.transaction = std::mem::take(&mut self.transaction).put(key, value);
+        }
+        Ok(())
+    }
+
+    /// Sends what is gathered on its way.
+    async fn flush(&mut self) -> Result<(), CatalogError> {
+        let transaction = std::mem::take(&mut self.transaction);
+        if transaction.writes.is_empty() {
+            return Ok(());
+        }
+        self.keys.clear();
+        let bytes = std::mem::take(&mut self.bytes);
+        while self.in_flight.len() >= IN_FLIGHT_MAX
+            || (!self.in_flight.is_empty() && self.in_flight_bytes + bytes > IN_FLIGHT_BYTES)
+        {
+            self.settle().await?;
+        }
+        let store = self.store.clone();
+        self.in_flight_bytes += bytes;
+        self.in_flight.push(Box::pin(async move { (bytes, store.commit(transaction).await) }));
+        // A future does nothing before it is polled: give the new one its start.
+        while let Some(Some((bytes, outcome))) =
+            futures_util::FutureExt::now_or_never(self.in_flight.next())
+        {
+            self.in_flight_bytes -= bytes;
+            outcome?;
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<(), CatalogError> {
+        if let Some((bytes, outcome)) = self.in_flight.next().await {
+            self.in_flight_bytes -= bytes;
+            outcome?;
+        }
+        Ok(())
+    }
+
+    /// Waits for what is on its way, whatever becomes of it, and drops the rest: nothing is written after this. To be
+    /// called before [`Catalog::discard_restore`], which would otherwise run ahead of it.
+    pub async fn abandon(mut self) {
+        while self.in_flight.next().await.is_some() {}
+    }
+
+    /// Returns when everything put so far is durable. More may be put afterwards.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn finish(&mut self) -> Result<(), CatalogError> {
+        self.flush().await?;
+        while !self.in_flight.is_empty() {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Catalog {
+    /// Whether there is anything in the store besides holds and the remains of an interrupted restore.
+    pub async fn is_restorable(&self) -> Result<bool, CatalogError> {
+        if self.get(&keys::restore()).await?.is_some() {
+            return Ok(self.cluster().await?.is_none());
+        }
+        Ok(self.first_key().await?.is_none())
+    }
+
+    async fn first_key(&self) -> Result<Option<Bytes>, CatalogError> {
+        let mut start = Bytes::from_static(&[0]);
+        loop {
+            let range =
+                Range { start, end: Bytes::new(), limit: 2, keys_only: true, at: At::Latest };
+            let Some(first) = self.store().range(range).await?.items.into_iter().next() else {
+                return Ok(None);
+            };
+            if !first.key.starts_with(hold::PREFIX) {
+                return Ok(Some(first.key));
+            }
+            start = prefix_end(hold::PREFIX);
+        }
+    }
+
+    /// Begins a restore into an empty store, or into one that an interrupted restore left.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`] when there is anything else in it.
+    pub async fn begin_restore(
+        &self,
+        record: &RestoreRecord,
+    ) -> Result<RestoreStart, CatalogError> {
+        if let Some(cluster) = self.cluster().await? {
+            return Err(CatalogError::Exists { kind: "cluster", name: cluster.id.to_string() });
+        }
+        if self.get(&keys::restore()).await?.is_some() {
+            self.put(record).await?;
+            self.clear().await?;
+            return Ok(RestoreStart::Cleaned);
+        }
+        if let Some(key) = self.first_key().await? {
+            let name = String::from_utf8_lossy(&key).into_owned();
+            return Err(CatalogError::Exists { kind: "record", name });
+        }
+        let transaction = Transaction::new().if_absent(keys::cluster()).create_record(record)?;
+        match self.commit(transaction).await? {
+            Outcome::Committed(_) => Ok(RestoreStart::Empty),
+            Outcome::Conflict { .. } => Err(CatalogError::Contention("restore")),
+        }
+    }
+
+    /// Removes everything but holds and the mark of the restore, and forgets that it was there.
+    async fn clear(&self) -> Result<(), CatalogError> {
+        let mark = keys::restore();
+        let limit = self.store().limits().operations_max;
+        let mut start = Bytes::from_static(&[0]);
+        let mut on_the_way = FuturesUnordered::new();
+        loop {
+            let range = Range {
+                start: start.clone(),
+                end: Bytes::new(),
+                limit,
+                keys_only: true,
+                at: At::Latest,
+            };
+            let page = self.store().range(range).await?;
+            let Some(last) = page.items.last() else { break };
+            start = [&last.key[..], &[0]].concat().into();
+            let transaction = page
+                .items
+                .into_iter()
+                .filter(|kv| kv.key != *mark.bytes() && !kv.key.starts_with(hold::PREFIX))
+                .fold(Transaction::new(), |t, kv| t.delete(kv.key));
+            on_the_way.push(self.commit(transaction));
+            if on_the_way.len() >= IN_FLIGHT_MAX
+                && let Some(outcome) = on_the_way.next().await
+            {
+                outcome?;
+            }
+        }
+        while let Some(outcome) = on_the_way.next().await {
+            outcome?;
+        }
+        let revision = self.store().revision().await?;
+        hold::compact(&**self.store(), self.now(), revision).await?;
+        Ok(())
+    }
+
+    /// Gives a restore up: the store is as empty as it was before.
+    ///
+    /// # Errors
+    /// When the store fails; the mark is then still there and the next restore cleans up.
+    pub async fn discard_restore(&self) -> Result<(), CatalogError> {
+        if self.cluster().await?.is_some() {
+            return Ok(());
+        }
+        self.clear().await?;
+        self.commit(Transaction::new().delete(keys::restore())).await.map(drop)
+    }
+
+    /// Makes the restored store one that may be served, in one commit.
+    ///
+    /// # Errors
+    /// [`CatalogError::Missing`] when no restore is under way.
+    pub async fn finish_restore(
+        &self,
+        cluster: &ClusterRecord,
+        settings: &Settings,
+    ) -> Result<(), CatalogError> {
+        let transaction = Transaction::new()
+            .if_present(keys::restore())
+            .create_record(cluster)?
+            .put_record(settings)?
+            .delete(keys::restore());
+        match self.commit(transaction).await? {
+            Outcome::Committed(_) => Ok(()),
+            Outcome::Conflict { .. } => Err(CatalogError::Missing {
+                kind: Kind::Restore.name(),
+                name: cluster.id.to_string(),
+            }),
+        }
+    }
+
+    /// Takes away the record and the links of a blob whose bytes are nowhere, so that the next push of it stores it
+    /// again. The references stay: the manifests still need it. Yields the repositories that had it.
+    pub async fn forget_blob(&self, digest: &Digest) -> Result<Vec<RepositoryId>, CatalogError> {
+        let names = self.all_names(&keys::blob_links(digest)).await?;
+        self.delete_links(digest).await?;
+        self.commit(Transaction::new().delete(keys::blob(digest))).await?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Lets `change` make other records of all those of a kind, and puts them in the place of the old ones with their
+    /// derived keys. For a store that is not served: others must not write. Yields how many were changed.
+    pub async fn rewrite<T: Derive>(
+        &self,
+        mut change: impl FnMut(&T) -> Option<T> + Send,
+    ) -> Result<u64, CatalogError> {
+        let revision = self.store().revision().await?;
+        let mut after: Option<String> = None;
+        let mut changed = 0;
+        let prefix = T::KIND.prefix();
+        loop {
+            let page =
+                self.list::<T>(prefix.as_bytes(), after.as_deref(), 0, revision.into()).await?;
+            for found in &page.items {
+                let Some(new) = change(&found.value) else { continue };
+                let (old_key, new_key) = (found.value.key(), new.key());
+                let (old, derived) = (found.value.derived(), new.derived());
+                let mut transaction = Transaction::new();
+                if old_key != new_key {
+                    transaction = transaction.delete(old_key);
+                }
+                if let Some((key, _)) = old
+                    && derived.as_ref().is_none_or(|(new, _)| *new != key)
+                {
+                    transaction = transaction.delete(key);
+                }
+                transaction = transaction.put_record(&new)?;
+                if let Some((key, value)) = derived {
+                    transaction = transaction.put(key, value);
+                }
+                self.commit(transaction).await?;
+                changed += 1;
+            }
+            let Some(last) = page.items.last() else { return Ok(changed) };
+            let key = last.value.key();
+            after = Some(String::from_utf8_lossy(&key[prefix.len()..]).into_owned());
+            if !page.more {
+                return Ok(changed);
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! A backup: a hold, one revision, and two sides of a channel. One side reads the store page by page and the blob
+//! storage block by block (`read`, `images`); the other hashes, signs and writes on a thread that may block (`write`).
+
+mod images;
+mod read;
+mod report;
+mod write;
+
+use std::{io::Write, sync::Arc, time::Duration};
+
+use dtr_archive::{
+    Header, IdentityKind, IdentitySource as ArchiveIdentity, Product, Scope, SigningKey,
+};
+use dtr_blobs::BlobStorage;
+use dtr_catalog::{
+    Catalog, keys as catalog_keys,
+    records::{
+        Account, BackupRecord, ClusterRecord, Credential, Event, IdentitySource, Membership, Team,
+        TeamMembership,
+    },
+};
+use dtr_identity::Identity;
+use dtr_store::{At, SharedStore, hold};
+use dtr_types::{HoldId, ReplicaId, Timestamp};
+
+pub use report::{BackupReport, NotIncluded};
+
+use crate::{RecoveryError, SCHEMA, keys};
+
+/// How long a hold lives without being extended: so long content stays uncollected after a backup that died.
+const HOLD_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// How often it is extended.
+const HOLD_EXTENSION: Duration = Duration::from_secs(60);
+
+/// How far a backup has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being read: a kind of record, or `images`.
+    pub phase: &'static str,
+    /// Records read.
+    pub records: u64,
+    /// Blobs of images read.
+    pub blobs: u64,
+    /// Bytes of them.
+    pub blob_bytes: u64,
+}
+
+/// Told of progress, several times a second at most a page.
+pub type ProgressFn = Arc<dyn Fn(&Progress) + Send + Sync>;
+
+/// Accounts of a UCP, for an archive that shall have them.
+#[derive(Clone, Debug, Default)]
+pub struct IdentityRecords {
+    /// Users and organizations.
+    pub accounts: Vec<Account>,
+    /// Password hashes, where the UCP hands them out.
+    pub credentials: Vec<Credential>,
+    /// Members of organizations.
+    pub memberships: Vec<Membership>,
+    /// Teams.
+    pub teams: Vec<Team>,
+    /// Members of teams.
+    pub team_members: Vec<TeamMembership>,
+}
+
+/// What to back up, and how.
+#[derive(Clone)]
+pub struct BackupOptions {
+    /// Whose state it is.
+    pub product: Product,
+    /// The version of the program.
+    pub version: String,
+    /// The replica that writes it.
+    pub replica: Option<ReplicaId>,
+    /// Whether image content goes in.
+    pub with_images: bool,
+    /// The UCP's accounts, if they shall go in. Those of a built-in identity always do.
+    pub identity: Option<IdentityRecords>,
+    /// Where names of accounts are asked for that are mentioned and not in the archive: an archive with names can be
+    /// matched with another UCP.
+    pub directory: Option<Arc<dyn Identity>>,
+    /// The UCP's own id.
+    pub ucp_id: Option<String>,
+    /// Whether the output is encrypted by whoever gave it.
+    pub encrypted: bool,
+    /// Who takes the backup, by name.
+    pub by: String,
+    /// Whether the catalog remembers that a backup was taken.
+    pub record: bool,
+    /// Told how far it is.
+    pub progress: Option<ProgressFn>,
+}
+
+impl BackupOptions {
+    /// A backup of metadata, as it is taken from a registry.
+    pub fn new(version: impl Into<String>) -> Self {
+        Self {
+            product: Product::Dtr,
+            version: version.into(),
+            replica: None,
+            with_images: false,
+            identity: None,
+            directory: None,
+            ucp_id: None,
+            encrypted: false,
+            by: "system".to_owned(),
+            record: true,
+            progress: None,
+        }
+    }
+}
+
+/// Releases the hold however the backup ends. If it is dropped in the middle, in a task of its own.
+struct Guard {
+    store: SharedStore,
+    id: Option<HoldId>,
+}
+
+impl Guard {
+    async fn release(mut self) {
+        if let Some(id) = self.id.take()
+            && let Err(error) = hold::release(&*self.store, &id).await
+        {
+            // It ends by itself.
+            tracing::warn!(%error, hold = %id, "a backup's hold could not be released");
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let store = self.store.clone();
+            runtime.spawn(async move {
+                if let Err(error) = hold::release(&*store, &id).await {
+                    tracing::warn!(%error, hold = %id, "a backup's hold could not be released");
+                }
+            });
+        }
+    }
+}
+
+/// Writes everything at one revision to `out`, and gives `out` back, flushed, with a report. If it fails, what was
+/// written has no proof and every reader refuses it.
+///
+/// # Errors
+/// [`RecoveryError::NotInstalled`]; [`RecoveryError::HoldLost`] after standing still for a quarter of an hour; failures
+/// of the store, the blob storage (with images) and the output.
+pub async fn backup<W: Write + Send + 'static>(
+    catalog: &Catalog,
+    blobs: &Arc<dyn BlobStorage>,
+    options: BackupOptions,
+    out: W,
+) -> Result<(W, BackupReport), RecoveryError> {
+    let signing = keys::signing_key(&keys::ensure_archive_key(catalog).await?)?;
+    let store = catalog.store().clone();
+    let mut held =
+        hold::take(&*store, &**catalog.clock(), catalog.random(), "backup", HOLD_LIFETIME).await?;
+    let guard = Guard { store: store.clone(), id: Some(held.id.clone()) };
+    let at = held.revision;
+    let begun = held.record.taken_at;
+    let working = async {
+        let cluster = catalog.get_at(&catalog_keys::cluster(), At::Revision(at)).await?;
+        let cluster = cluster.ok_or(RecoveryError::NotInstalled)?.value;
+        let engine = store.status().await?.engine;
+        let header = header(&options, &cluster, &signing, engine).at(at, begun);
+        let job = Job { catalog, blobs, options: &options, cluster: &cluster, begun };
+        job.run(header, signing, out).await
+    };
+    let holding = async {
+        loop {
+            tokio::time::sleep(HOLD_EXTENSION).await;
+            match hold::extend(&*store, &**catalog.clock(), &mut held, HOLD_LIFETIME).await {
+                Ok(()) => {}
+                Err(error) if error.may_retry() => {
+                    tracing::warn!(%error, "a backup's hold could not be extended yet");
+                }
+                Err(_) => return RecoveryError::HoldLost,
+            }
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = working => outcome,
+        lost = holding => Err(lost),
+    };
+    guard.release().await;
+    let (out, report) = outcome?;
+    if options.record {
+        catalog
+            .put(&BackupRecord {
+                id: Event::new_id(begun, catalog.random()),
+                started_at: begun,
+                finished_at: catalog.now(),
+                revision: at,
+                records: report.total_records,
+                bytes: report.bytes,
+                with_images: options.with_images,
+                by: options.by.clone(),
+            })
+            .await?;
+    }
+    Ok((out, report))
+}
+
+fn header(
+    options: &BackupOptions,
+    cluster: &ClusterRecord,
+    key: &SigningKey,
+    engine: &str,
+) -> Header {
+    let built_in = matches!(cluster.identity, IdentitySource::BuiltIn);
+    let identity = match &cluster.identity {
+        IdentitySource::BuiltIn => {
+            ArchiveIdentity { kind: IdentityKind::BuiltIn, url: None, id: None }
+        }
+        IdentitySource::Ucp { url, .. } => ArchiveIdentity {
+            kind: IdentityKind::Ucp,
+            url: Some(url.clone()),
+            id: options.ucp_id.clone(),
+        },
+    };
+    Header {
+        schema: SCHEMA,
+        replica_id: options.replica.clone(),
+        engine: engine.to_owned(),
+        scope: Scope {
+            metadata: true,
+            images: options.with_images,
+            identity: built_in || options.identity.is_some(),
+        },
+        identity,
+        encrypted: options.encrypted,
+        ..Header::new(options.product, &options.version, cluster.id.clone(), key)
+    }
+}
+
+/// One backup under way.
+struct Job<'a> {
+    catalog: &'a Catalog,
+    blobs: &'a Arc<dyn BlobStorage>,
+    options: &'a BackupOptions,
+    cluster: &'a ClusterRecord,
+    begun: Timestamp,
+}
+
+impl Job<'_> {
+    async fn run<W: Write + Send + 'static>(
+        &self,
+        header: Header,
+        key: SigningKey,
+        out: W,
+    ) -> Result<(W, BackupReport), RecoveryError> {
+        let at = header.revision;
+        let started = std::time::Instant::now();
+        let (writer, done) = write::start(out, header, key)?;
+        let mut reading = read::Reading::new(self, writer, at).await?;
+        let read = async {
+            reading.records().await?;
+            if self.options.with_images {
+                reading.images().await?;
+            }
+            reading.finish().await
+        }
+        .await;
+        let sums = reading.sums();
+        // Whatever made the reading stop, if the writer failed it was that.
+        let written = match read {
+            Ok(()) => done.await.map_err(|_| RecoveryError::Stopped("the archive's writer"))?,
+            Err(error) => {
+                drop(reading);
+                match done.await {
+                    Ok(Err(failed)) => Err(failed),
+                    _ => return Err(error),
+                }
+            }
+        };
+        let (out, summary) = written?;
+        let report = report::make(self, at, sums, &summary, started.elapsed());
+        Ok((out, report))
+    }
+}

@@ -1,0 +1,92 @@
+//! The cluster's key that signs archives: Ed25519, made at install, kept in the catalog, carried in every backup.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use dtr_archive::SigningKey;
+use dtr_catalog::{
+    Catalog,
+    records::{KeyPurpose, KeyRecord},
+};
+use dtr_types::{Random, Secret, Timestamp};
+
+use crate::RecoveryError;
+
+const LABEL: &str = "PRIVATE KEY";
+
+fn refused(why: impl ToString) -> RecoveryError {
+    RecoveryError::SigningKey(why.to_string())
+}
+
+/// A new key, to be stored in the catalog.
+///
+/// # Errors
+/// When the cryptography refuses, which it does not.
+pub fn create_archive_key(random: &dyn Random, now: Timestamp) -> Result<KeyRecord, RecoveryError> {
+    let mut seed = zeroize::Zeroizing::new([0; 32]);
+    random.fill(&mut *seed);
+    let key = SigningKey::from_seed(&seed)?;
+    let der = key.to_pkcs8()?;
+    let mut pem = format!("-----BEGIN {LABEL}-----\n");
+    let text = zeroize::Zeroizing::new(STANDARD.encode(&der));
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem.push_str(&format!("-----END {LABEL}-----\n"));
+    Ok(KeyRecord {
+        purpose: KeyPurpose::Archive,
+        id: key.public_key().id().chars().take(32).collect(),
+        private_key: Secret::new(pem),
+        created_at: now,
+        not_after: None,
+    })
+}
+
+/// The key that signs now; makes one if the cluster has none.
+///
+/// # Errors
+/// When the store fails.
+pub async fn ensure_archive_key(catalog: &Catalog) -> Result<KeyRecord, RecoveryError> {
+    if let Some(key) = catalog.signing_keys(KeyPurpose::Archive).await?.into_iter().next() {
+        return Ok(key);
+    }
+    let key = create_archive_key(catalog.random(), catalog.now())?;
+    catalog.put(&key).await?;
+    Ok(key)
+}
+
+/// The key itself, from its record.
+///
+/// # Errors
+/// [`RecoveryError::SigningKey`] when it is not PKCS #8 in PEM of an Ed25519 key.
+pub fn signing_key(record: &KeyRecord) -> Result<SigningKey, RecoveryError> {
+    let text: zeroize::Zeroizing<String> = zeroize::Zeroizing::new(
+        record
+            .private_key
+            .expose()
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.starts_with("-----"))
+            .collect(),
+    );
+    let der = STANDARD.decode(text.as_bytes()).map_err(|_| refused("it is not PEM"))?;
+    let der = zeroize::Zeroizing::new(der);
+    SigningKey::from_pkcs8(&der).map_err(refused)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+mod tests {
+    use dtr_types::SeededRandom;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_back() {
+        let random = SeededRandom::new(3);
+        let record = create_archive_key(&random, Timestamp::default()).unwrap();
+        let key = signing_key(&record).unwrap();
+        assert!(key.public_key().id().starts_with(&record.id));
+        let broken = KeyRecord { private_key: Secret::new("x"), ..record };
+        assert!(signing_key(&broken).is_err());
+    }
+}

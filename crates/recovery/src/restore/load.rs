@@ -1,0 +1,220 @@
+//! Records on their way from the archive into the store.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Mutex,
+};
+
+use dtr_catalog::{
+    Loader,
+    records::{ClusterRecord, Settings},
+};
+use dtr_types::Digest;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{Accounts, Job};
+use crate::{
+    IdentityRecords, Progress, RecoveryError,
+    lines::{Line, ManifestLine},
+    pump::Lines,
+    verify::{self, Checks, StorageReport, blobs_of},
+};
+
+/// Blobs that are forgotten at once.
+const FORGOTTEN_AT_ONCE: usize = 64;
+
+/// A restore's loading.
+pub(super) struct Loading<'a> {
+    job: &'a Job<'a>,
+    loader: Option<Loader>,
+    pub(super) checks: Checks,
+    pub(super) cluster: Option<ClusterRecord>,
+    pub(super) settings: Option<Settings>,
+    /// The accounts, if they are for a service elsewhere.
+    pub(super) identity: IdentityRecords,
+    /// Blobs that the storage has not, so far: 65 bytes for each.
+    missing: HashSet<Digest>,
+    storage: StorageReport,
+    progress: Progress,
+}
+
+impl<'a> Loading<'a> {
+    pub(super) fn new(job: &'a Job<'a>, checks: Checks) -> Self {
+        let loader = (!job.options.dry_run).then(|| Loader::new(&job.target.catalog));
+        Self {
+            job,
+            loader,
+            checks,
+            cluster: None,
+            settings: None,
+            identity: IdentityRecords::default(),
+            missing: HashSet::new(),
+            storage: StorageReport::default(),
+            progress: Progress { phase: "records", ..Progress::default() },
+        }
+    }
+
+    /// Takes some lines of one kind.
+    pub(super) async fn lines(&mut self, lines: &Lines) -> Result<(), RecoveryError> {
+        let records = self.checks.lines(lines)?;
+        let blobs: Vec<_> = records
+            .iter()
+            .filter_map(|(line, _)| match line {
+                Line::Blob(blob) => Some((blob.digest, blob.size)),
+                _ => None,
+            })
+            .collect();
+        if !blobs.is_empty() {
+            let storage = &self.job.target.blobs;
+            for digest in verify::ask(storage, blobs, &mut self.storage).await? {
+                self.missing.insert(digest);
+                // Who needs it is found in the store afterwards; a dry run has none.
+                if self.job.options.dry_run && !self.job.header.scope.images {
+                    self.checks.references.miss(digest);
+                }
+            }
+        }
+        self.progress.records += records.len() as u64;
+        for (line, json) in records {
+            self.record(line, &json).await?;
+        }
+        if let Some(tell) = &self.job.options.progress {
+            tell(&self.progress);
+        }
+        Ok(())
+    }
+
+    async fn record(&mut self, line: Line, json: &[u8]) -> Result<(), RecoveryError> {
+        let to_store = self.job.accounts == Accounts::Store;
+        if self.job.accounts == Accounts::Service {
+            match &line {
+                Line::Account(account) => self.identity.accounts.push(account.clone()),
+                Line::Credential(credential) => self.identity.credentials.push(credential.clone()),
+                Line::Membership(member) => self.identity.memberships.push(member.clone()),
+                Line::Team(team) => self.identity.teams.push(team.clone()),
+                Line::TeamMembership(member) => self.identity.team_members.push(member.clone()),
+                _ => {}
+            }
+        }
+        let Some(loader) = &mut self.loader else { return Ok(()) };
+        let json = Some(json);
+        match &line {
+            Line::Cluster(cluster) => self.cluster = Some(cluster.clone()),
+            Line::Settings(settings) => self.settings = Some(settings.clone()),
+            Line::Backup(record) => loader.put(record, json).await?,
+            Line::Key(record) => loader.put(record, json).await?,
+            Line::Certificate(record) => loader.put(record, json).await?,
+            Line::Account(record) if to_store => loader.put(record, json).await?,
+            Line::Credential(record) if to_store => loader.put(record, json).await?,
+            Line::Membership(record) if to_store => loader.put(record, json).await?,
+            Line::Team(record) if to_store => loader.put(record, json).await?,
+            Line::TeamMembership(record) if to_store => loader.put(record, json).await?,
+            Line::Service(record) if to_store => loader.put(record, json).await?,
+            Line::Account(_)
+            | Line::Credential(_)
+            | Line::Membership(_)
+            | Line::Team(_)
+            | Line::TeamMembership(_)
+            | Line::Service(_) => {}
+            Line::Repository(record) => loader.put(record, json).await?,
+            Line::Counters(record) => loader.put(record, json).await?,
+            Line::Blob(record) => loader.put(record, json).await?,
+            Line::Manifest(manifest) => {
+                let ManifestLine { record, manifest, body } = &**manifest;
+                let references = &self.checks.references;
+                let linked = blobs_of(manifest, |digest| references.knows_blob(digest));
+                // A blob that was lost before the backup is still needed, so it is still referred to.
+                let lost = manifest
+                    .blobs()
+                    .into_iter()
+                    .map(|descriptor| descriptor.digest)
+                    .filter(|digest| !references.knows_blob(digest))
+                    .collect::<Vec<_>>();
+                loader.put_manifest(record, manifest, body, &linked, &lost).await?;
+            }
+            Line::Tag(record) => loader.put(record, json).await?,
+            Line::RepositoryGrant(record) => loader.put(record, json).await?,
+            Line::NamespaceGrant(record) => loader.put(record, json).await?,
+            Line::AccessToken(record) => loader.put(record, json).await?,
+            Line::Event(record) => loader.put(record, json).await?,
+        }
+        Ok(())
+    }
+
+    /// Whether the archive's content of a digest is wanted: it is that of a blob, and the storage has it not.
+    pub(super) fn wants(&self, digest: &Digest) -> bool {
+        !self.job.options.dry_run && self.missing.contains(digest)
+    }
+
+    /// The content of a blob has come from the archive.
+    pub(super) fn has_come(&mut self, digest: &Digest) {
+        self.missing.remove(digest);
+        self.progress.phase = "images";
+        self.progress.blobs += 1;
+        if let Some(tell) = &self.job.options.progress {
+            tell(&self.progress);
+        }
+    }
+
+    /// At the end of the archive: all records are durable, and fit together.
+    pub(super) async fn finish(&mut self) -> Result<(), RecoveryError> {
+        if let Some(loader) = &mut self.loader {
+            loader.finish().await?;
+        }
+        let broken = &self.checks.references.broken;
+        match broken.listed.first() {
+            Some(first) => {
+                Err(RecoveryError::Inconsistent { first: first.clone(), count: broken.count })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Returns when nothing more will be written.
+    pub(super) async fn abandon(&mut self) {
+        if let Some(loader) = self.loader.take() {
+            loader.abandon().await;
+        }
+    }
+
+    /// Blobs that neither the storage nor the archive has.
+    pub(super) fn missing_count(&self) -> u64 {
+        let images = self.job.header.scope.images;
+        if self.job.options.dry_run && images {
+            return self.checks.references.images_missing().len() as u64;
+        }
+        self.missing.len() as u64
+    }
+
+    /// For a dry run: the missing blobs by the repositories that need them.
+    pub(super) fn missing_by_repository(&self) -> BTreeMap<String, Vec<String>> {
+        self.checks.references.missing_by_repository()
+    }
+
+    /// Takes the records and links of missing blobs away, so that whoever pushes an image that needs them is asked for
+    /// their content again. Yields them by the repositories that need them.
+    pub(super) async fn forget_missing(
+        &mut self,
+    ) -> Result<BTreeMap<String, Vec<String>>, RecoveryError> {
+        let (catalog, references) = (&self.job.target.catalog, &self.checks.references);
+        let by: Mutex<BTreeMap<String, Vec<String>>> = Mutex::default();
+        let by_ref = &by;
+        stream::iter(self.missing.iter().copied().map(Ok::<_, RecoveryError>))
+            .map(|digest| async move {
+                let digest = digest?;
+                for repository in catalog.forget_blob(&digest).await? {
+                    let name = references.repository_name(&repository);
+                    let name = name.unwrap_or(repository.as_str()).to_owned();
+                    let mut by = by_ref.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    by.entry(name).or_default().push(digest.to_string());
+                }
+                Ok::<_, RecoveryError>(())
+            })
+            .buffer_unordered(FORGOTTEN_AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        let mut by = by.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        by.values_mut().for_each(|digests| digests.sort());
+        Ok(by)
+    }
+}

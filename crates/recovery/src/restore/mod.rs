@@ -1,0 +1,321 @@
+//! A restore: read, load, prove, decide, switch.
+//!
+//! The input may be a pipe and cannot be read twice, and much is known only at its end: whether the signature fits,
+//! whether every owner is known, whether the storage has what the records need. So everything is loaded as it comes, into
+//! a store that nobody serves (it has no cluster's record, but the mark of an unfinished restore) and into uploads that
+//! nobody sees. Whatever is refused then is refused by throwing that away. The last commit exchanges the mark for the
+//! cluster's record: before it there is no registry, after it there is a whole one. Killed in between, the next restore
+//! finds the mark and starts over.
+
+mod images;
+mod load;
+mod owners;
+mod report;
+
+use std::{io::Read, sync::Arc, time::Instant};
+
+use dtr_archive::{Header, IdentityKind, Product, ReadOptions};
+use dtr_blobs::BlobStorage;
+use dtr_catalog::{
+    Catalog, CatalogError, RestoreStart,
+    records::{
+        CertificateRecord, ClusterRecord, DATA_FORMAT, IdentitySource, RestoreRecord, RestoredFrom,
+        Settings,
+    },
+};
+use dtr_identity::{Identity, IdentityError};
+use dtr_types::ClusterId;
+
+pub use owners::{OwnerMap, OwnerMapError, OwnerReport};
+pub use report::RestoreReport;
+
+use crate::{
+    IdentityRecords, ProgressFn, RecoveryError, Refusal,
+    pump::{Piece, Pump},
+    verify::Checks,
+};
+
+/// Takes the accounts of an archive over into an identity service that is elsewhere: a UCP.
+#[async_trait::async_trait]
+pub trait IdentityTarget: Send + Sync {
+    /// Makes what is not there yet: accounts with their ids where the service allows that, organizations, teams,
+    /// memberships. What is there already, by id or by name, stays as it is. May be called again.
+    async fn load(&self, records: &IdentityRecords) -> Result<(), IdentityError>;
+}
+
+/// Where to.
+#[derive(Clone)]
+pub struct RestoreTarget {
+    /// Over a store that is empty, or that an unfinished restore left. Nobody else may have it.
+    pub catalog: Catalog,
+    /// The blob storage that the restored registry will use.
+    pub blobs: Arc<dyn BlobStorage>,
+    /// The identity service that will say who is who, if that is a UCP.
+    pub identity: Option<Arc<dyn Identity>>,
+    /// The way to load accounts into it.
+    pub identity_target: Option<Arc<dyn IdentityTarget>>,
+}
+
+/// What to restore, and how. What is given here wins over what the archive says.
+#[derive(Clone)]
+pub struct RestoreOptions {
+    /// Whose state is wanted.
+    pub product: Product,
+    /// The version of the program.
+    pub version: String,
+    /// Only say what would happen.
+    pub dry_run: bool,
+    /// Who will say who is who; as in the archive when not given.
+    pub identity: Option<IdentitySource>,
+    /// Whether the archive's accounts are loaded. (From a built-in identity into a built-in one they always are.)
+    pub load_identity: bool,
+    /// Accounts and teams of the archive that are others here.
+    pub owner_map: OwnerMap,
+    /// Whether owners that nobody knows are no reason to refuse.
+    pub accept_unknown_owners: bool,
+    /// Whether a storage without any of the blobs is no reason to refuse.
+    pub accept_empty_storage: bool,
+    /// The address that clients will use, `host[:port]`.
+    pub external_url: Option<String>,
+    /// Certificates that take the place of those of the same name in the archive.
+    pub certificates: Vec<CertificateRecord>,
+    /// Told how far it is.
+    pub progress: Option<ProgressFn>,
+}
+
+impl RestoreOptions {
+    /// A restore of a registry as the archive has it.
+    pub fn new(version: impl Into<String>) -> Self {
+        Self {
+            product: Product::Dtr,
+            version: version.into(),
+            dry_run: false,
+            identity: None,
+            load_identity: false,
+            owner_map: OwnerMap::default(),
+            accept_unknown_owners: false,
+            accept_empty_storage: false,
+            external_url: None,
+            certificates: Vec::new(),
+            progress: None,
+        }
+    }
+}
+
+/// Where the archive's accounts go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accounts {
+    /// Into the store: the identity is built in.
+    Store,
+    /// To a UCP.
+    Service,
+    /// Nowhere: they only tell names.
+    Nowhere,
+}
+
+/// Restores an archive. On success the store has a cluster and may be served; on failure it is as empty as before.
+///
+/// # Errors
+/// [`RecoveryError::Refused`]; an archive that is damaged, cut, altered, newer or locked; failures of store, storage and
+/// identity service. If the process is killed, or the clean-up itself fails, the store keeps the mark of an unfinished
+/// restore: it is not served, and the next restore cleans it.
+pub async fn restore<R: Read + Send + 'static>(
+    input: R,
+    read: ReadOptions,
+    target: &RestoreTarget,
+    options: RestoreOptions,
+) -> Result<RestoreReport, RecoveryError> {
+    let started = Instant::now();
+    let catalog = &target.catalog;
+    if !catalog.is_restorable().await? {
+        let found = match catalog.cluster().await? {
+            Some(cluster) => format!("cluster {}", cluster.id),
+            None => "records of something else".to_owned(),
+        };
+        return Err(Refusal::NotEmpty { found }.into());
+    }
+    let mut pump = Pump::start(input, read)?;
+    let (header, encrypted) = pump.header().await?;
+    let job = Job::new(target, &options, *header)?;
+    let checks = Checks::new(&job.header)?;
+    let mut cleaned = false;
+    if !options.dry_run {
+        let mark = RestoreRecord {
+            cluster: job.header.cluster_id.clone(),
+            revision: job.header.revision,
+            started_at: catalog.now(),
+            version: options.version.clone(),
+        };
+        cleaned = match catalog.begin_restore(&mark).await {
+            Ok(start) => start == RestoreStart::Cleaned,
+            Err(CatalogError::Exists { kind, name }) => {
+                return Err(Refusal::NotEmpty { found: format!("{kind} {name}") }.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+    }
+    let mut staging = images::Staging::new(target.blobs.clone(), catalog.random());
+    let outcome = job.run(&mut pump, checks, &mut staging).await;
+    drop(pump);
+    match outcome {
+        Ok(mut report) => {
+            staging.clear().await;
+            report.encrypted = encrypted;
+            report.cleaned = cleaned;
+            report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Ok(report)
+        }
+        Err(error) => {
+            staging.clear().await;
+            if !options.dry_run
+                && let Err(error) = catalog.discard_restore().await
+            {
+                tracing::warn!(%error, "a restore that was given up could not be removed; the next one does");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// One restore under way.
+struct Job<'a> {
+    target: &'a RestoreTarget,
+    options: &'a RestoreOptions,
+    header: Header,
+    accounts: Accounts,
+}
+
+impl<'a> Job<'a> {
+    /// What can be decided from the header alone.
+    fn new(
+        target: &'a RestoreTarget,
+        options: &'a RestoreOptions,
+        header: Header,
+    ) -> Result<Self, RecoveryError> {
+        if header.product != options.product {
+            return Err(Refusal::OtherProduct {
+                found: header.product.as_str(),
+                expected: options.product.as_str(),
+            }
+            .into());
+        }
+        let from_built_in = header.identity.kind == IdentityKind::BuiltIn;
+        let to_built_in = match &options.identity {
+            Some(identity) => matches!(identity, IdentitySource::BuiltIn),
+            None => from_built_in,
+        };
+        if options.load_identity && !header.scope.identity {
+            return Err(Refusal::NoIdentity.into());
+        }
+        let accounts = match (to_built_in, options.load_identity) {
+            (true, load) if load || from_built_in => Accounts::Store,
+            (false, true) => Accounts::Service,
+            _ => Accounts::Nowhere,
+        };
+        Ok(Self { target, options, header, accounts })
+    }
+
+    async fn run(
+        &self,
+        pump: &mut Pump,
+        checks: Checks,
+        staging: &mut images::Staging,
+    ) -> Result<RestoreReport, RecoveryError> {
+        let mut loading = load::Loading::new(self, checks);
+        let outcome = self.whole(pump, &mut loading, staging).await;
+        if outcome.is_err() {
+            loading.abandon().await;
+        }
+        outcome
+    }
+
+    async fn whole(
+        &self,
+        pump: &mut Pump,
+        loading: &mut load::Loading<'_>,
+        staging: &mut images::Staging,
+    ) -> Result<RestoreReport, RecoveryError> {
+        loop {
+            match pump.next().await? {
+                Piece::Header(..) => {}
+                Piece::Lines(lines) => loading.lines(&lines).await?,
+                Piece::BlobBegin(digest) => {
+                    loading.checks.image(&digest);
+                    if loading.wants(&digest) {
+                        staging.begin(digest).await?;
+                    }
+                }
+                Piece::BlobChunk(bytes) => staging.chunk(bytes).await?,
+                Piece::BlobEnd => {
+                    if let Some(digest) = staging.end().await? {
+                        loading.has_come(&digest);
+                    }
+                }
+                Piece::End(_) => break,
+            }
+        }
+        // Everything was read, every hash fits, and so does the signature. From here on it is about what is here.
+        loading.finish().await?;
+        let mut report = report::begin(self, loading);
+        if self.accounts == Accounts::Service
+            && !self.options.dry_run
+            && let Some(service) = &self.target.identity_target
+        {
+            service.load(&loading.identity).await?;
+        }
+        let owners = owners::resolve(self, &mut loading.checks.references).await?;
+        report.owners = owners.report.clone();
+        let count = loading.missing_count();
+        let blobs = loading.checks.references.blob_count;
+        if count > 0 && count == blobs && !self.options.accept_empty_storage {
+            return Err(Refusal::StorageEmpty { count }.into());
+        }
+        if self.options.dry_run {
+            report.blobs_missing = loading.missing_by_repository();
+            report.blobs_missing_count = count;
+            return Ok(report);
+        }
+        owners.apply(&self.target.catalog).await?;
+        staging.publish().await?;
+        report.blobs_missing_count = count;
+        report.blobs_missing = loading.forget_missing().await?;
+        report.blobs_restored = staging.published();
+        report.cluster = Some(self.switch(loading.cluster.take(), loading.settings.take()).await?);
+        report.advise(self);
+        Ok(report)
+    }
+
+    /// Applies what was given on the command line, and makes the store a cluster.
+    async fn switch(
+        &self,
+        from: Option<ClusterRecord>,
+        settings: Option<Settings>,
+    ) -> Result<ClusterId, RecoveryError> {
+        let catalog = &self.target.catalog;
+        let now = catalog.now();
+        for certificate in &self.options.certificates {
+            catalog.put(certificate).await?;
+        }
+        let mut settings = settings.unwrap_or_default();
+        if let Some(url) = &self.options.external_url {
+            settings.dtr_host.clone_from(url);
+        }
+        let from = from.map(|cluster| cluster.identity);
+        let identity = self.options.identity.clone().or(from).unwrap_or(IdentitySource::BuiltIn);
+        let cluster = ClusterRecord {
+            id: ClusterId::random(catalog.random()),
+            data_format: DATA_FORMAT,
+            created_at: now,
+            created_by: self.options.version.clone(),
+            identity,
+            restored_from: Some(RestoredFrom {
+                cluster: self.header.cluster_id.clone(),
+                revision: self.header.revision,
+                backed_up_at: self.header.created,
+                restored_at: now,
+            }),
+        };
+        catalog.finish_restore(&cluster, &settings).await?;
+        Ok(cluster.id)
+    }
+}

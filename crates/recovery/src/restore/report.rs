@@ -1,0 +1,161 @@
+//! What a restore says at its end: what came back, what did not, what to do next.
+
+use std::{collections::BTreeMap, fmt};
+
+use dtr_archive::IdentityKind;
+use dtr_types::{ClusterId, Revision, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{Accounts, Job, OwnerReport, load::Loading};
+use crate::Exit;
+
+/// What came back, and what did not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreReport {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// The new cluster.
+    pub cluster: Option<ClusterId>,
+    /// The cluster that was backed up.
+    pub from_cluster: ClusterId,
+    /// The version that wrote the archive.
+    pub from_version: String,
+    /// The point in time of everything that came back.
+    pub revision: Revision,
+    /// When that was.
+    pub backed_up_at: Timestamp,
+    /// Whether the archive was encrypted.
+    pub encrypted: bool,
+    /// Whether an unfinished restore was removed first.
+    pub cleaned: bool,
+    /// Records by entry, as they were in the archive.
+    pub records: BTreeMap<String, u64>,
+    /// Records of all kinds.
+    pub total_records: u64,
+    /// Whether the archive's accounts came back.
+    pub accounts_loaded: bool,
+    /// How owners were found.
+    pub owners: OwnerReport,
+    /// Blobs that the records mention.
+    pub blobs: u64,
+    /// Blobs whose content came from the archive.
+    pub blobs_restored: u64,
+    /// Blobs whose content is nowhere.
+    pub blobs_missing_count: u64,
+    /// The same by the repositories that need them.
+    pub blobs_missing: BTreeMap<String, Vec<String>>,
+    /// Blobs that had been lost before the backup was taken.
+    pub blobs_lost_before: Vec<String>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// What to do next.
+    pub next: Vec<String>,
+}
+
+impl RestoreReport {
+    /// The exit code of the command.
+    pub fn exit(&self) -> Exit {
+        if self.blobs_missing_count > 0 || !self.blobs_lost_before.is_empty() {
+            Exit::Incomplete
+        } else {
+            Exit::Done
+        }
+    }
+
+    pub(super) fn advise(&mut self, job: &Job<'_>) {
+        let mut next = Vec::new();
+        if self.blobs_missing_count > 0 {
+            next.push(
+                "put the missing content back into the blob storage and restore again, or push the images that need \
+                 it again: clients are asked for what is missing"
+                    .to_owned(),
+            );
+        }
+        if !self.owners.unknown.is_empty() {
+            next.push(
+                "hand the repositories of unknown owners over, as an administrator".to_owned(),
+            );
+        }
+        if job.accounts == Accounts::Nowhere && job.header.identity.kind == IdentityKind::BuiltIn {
+            next.push(
+                "the archive's accounts were not loaded: people need accounts in the identity service".to_owned(),
+            );
+        }
+        next.push("people log in again: sessions are not part of a backup".to_owned());
+        next.push(
+            "join further replicas; leftovers of the old cluster cannot come back into this one, destroy them".to_owned(),
+        );
+        next.push("take a backup of the restored registry".to_owned());
+        self.next = next;
+    }
+}
+
+pub(super) fn begin(job: &Job<'_>, loading: &Loading<'_>) -> RestoreReport {
+    let header = &job.header;
+    let records = loading.checks.counts.clone();
+    RestoreReport {
+        dry_run: job.options.dry_run,
+        cluster: None,
+        from_cluster: header.cluster_id.clone(),
+        from_version: header.version.clone(),
+        revision: header.revision,
+        backed_up_at: header.created,
+        encrypted: false,
+        cleaned: false,
+        total_records: records.values().sum(),
+        records,
+        accounts_loaded: job.accounts != Accounts::Nowhere && header.scope.identity,
+        owners: OwnerReport::default(),
+        blobs: loading.checks.references.blob_count,
+        blobs_restored: 0,
+        blobs_missing_count: 0,
+        blobs_missing: BTreeMap::new(),
+        blobs_lost_before: loading.checks.references.lacking.listed.clone(),
+        duration_ms: 0,
+        next: Vec::new(),
+    }
+}
+
+impl fmt::Display for RestoreReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let records = self.total_records;
+        let (from, revision, at) = (&self.from_cluster, self.revision, self.backed_up_at);
+        match &self.cluster {
+            Some(cluster) => writeln!(
+                f,
+                "Restored cluster {from} at revision {revision} ({at}) as cluster {cluster}: {records} records in {:.1} s",
+                self.duration_ms as f64 / 1000.0
+            )?,
+            None => writeln!(
+                f,
+                "A restore of cluster {from} at revision {revision} ({at}) would bring back {records} records; nothing was changed"
+            )?,
+        }
+        for (path, count) in self.records.iter().filter(|(_, count)| **count > 0) {
+            writeln!(f, "  {count:>9}  {path}")?;
+        }
+        write!(f, "{}", self.owners)?;
+        let there = self.blobs.saturating_sub(self.blobs_missing_count);
+        writeln!(
+            f,
+            "  blobs: {there} of {} there ({} from the archive)",
+            self.blobs, self.blobs_restored
+        )?;
+        for (repository, blobs) in &self.blobs_missing {
+            for blob in blobs {
+                writeln!(f, "    MISSING for {repository}: {blob}")?;
+            }
+        }
+        for blob in &self.blobs_lost_before {
+            writeln!(f, "    lost before the backup: {blob}")?;
+        }
+        if !self.next.is_empty() {
+            writeln!(f, "Next:")?;
+        }
+        for step in &self.next {
+            writeln!(f, "  - {step}")?;
+        }
+        Ok(())
+    }
+}

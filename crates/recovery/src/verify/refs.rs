@@ -1,0 +1,331 @@
+//! Whether records fit together, told from compact sets while they stream past. What is referred to comes first in an
+//! archive, so each record is judged when it comes.
+//!
+//! Memory: some 100 bytes for a repository, 30 for an account, a team or a membership's ends, 16 for a manifest or a
+//! blob, 150 for an owner; nothing for tags, events and grants. A million manifests take 16 MiB.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{BuildHasher as _, RandomState},
+};
+
+use dtr_catalog::records::TagRecord;
+use dtr_types::{AccountId, Digest, RepositoryId, TeamId};
+use serde::{Deserialize, Serialize};
+
+use crate::lines::{DirectoryLine, Line, ManifestLine};
+
+/// Findings that are written out; all are counted.
+const LISTED_MAX: usize = 100;
+
+/// Things that do not fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// How many there are.
+    pub count: u64,
+    /// The first of them.
+    pub listed: Vec<String>,
+}
+
+impl Findings {
+    fn add(&mut self, finding: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.listed.len() < LISTED_MAX {
+            self.listed.push(finding());
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// An account that owns something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// Its name, as far as the archive tells.
+    pub(crate) name: Option<String>,
+    /// Repositories in its namespace.
+    pub(crate) repositories: u64,
+    /// Access tokens.
+    pub(crate) tokens: u64,
+}
+
+/// A team that has rights.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TeamOwner {
+    /// Its name, as far as the archive tells.
+    pub(crate) name: Option<String>,
+    /// Its grants.
+    pub(crate) grants: u64,
+}
+
+/// Everything that owns something, which must be somebody after a restore.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Owners {
+    pub(crate) accounts: BTreeMap<AccountId, Owner>,
+    pub(crate) teams: BTreeMap<(AccountId, TeamId), TeamOwner>,
+}
+
+/// Judges records as they come.
+pub(crate) struct References {
+    hasher: RandomState,
+    repositories: HashMap<RepositoryId, Box<str>>,
+    manifests: HashSet<u64>,
+    blobs: HashSet<u64>,
+    /// Accounts of the archive, with their names.
+    accounts: HashMap<AccountId, Box<str>>,
+    /// Its teams, with their names.
+    teams: HashMap<TeamId, Box<str>>,
+    /// Blobs that the storage lacks, and who refers to them.
+    missing: HashSet<Digest>,
+    missing_by: BTreeMap<Box<str>, Vec<Digest>>,
+    /// Blobs whose content has not come yet, from when the first came.
+    awaited: Option<HashSet<u64>>,
+    owners: Owners,
+    /// What must not be in any archive that this product wrote.
+    pub(crate) broken: Findings,
+    /// Blobs that manifests need and that were not there when the backup was taken: content lost before.
+    pub(crate) lacking: Findings,
+    /// What may be, and somebody should know.
+    pub(crate) dangling: Findings,
+    /// Whether the archive has all accounts.
+    has_identity: bool,
+    pub(crate) blob_count: u64,
+    pub(crate) blob_bytes: u64,
+}
+
+fn short(digest: &Digest) -> u64 {
+    digest.as_bytes().iter().take(8).fold(0, |n, b| (n << 8) | u64::from(*b))
+}
+
+impl References {
+    pub(crate) fn new(has_identity: bool) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            repositories: HashMap::new(),
+            manifests: HashSet::new(),
+            blobs: HashSet::new(),
+            accounts: HashMap::new(),
+            teams: HashMap::new(),
+            missing: HashSet::new(),
+            missing_by: BTreeMap::new(),
+            awaited: None,
+            owners: Owners::default(),
+            broken: Findings::default(),
+            lacking: Findings::default(),
+            dangling: Findings::default(),
+            has_identity,
+            blob_count: 0,
+            blob_bytes: 0,
+        }
+    }
+
+    /// Notes that the storage lacks a blob whose record has come.
+    pub(crate) fn miss(&mut self, digest: Digest) {
+        self.missing.insert(digest);
+    }
+
+    /// The same, by the full names of the repositories that need them.
+    pub(crate) fn missing_by_repository(&self) -> BTreeMap<String, Vec<String>> {
+        self.missing_by
+            .iter()
+            .map(|(name, digests)| {
+                (name.to_string(), digests.iter().map(Digest::to_string).collect())
+            })
+            .collect()
+    }
+
+    /// Whether a record of the blob came.
+    pub(crate) fn knows_blob(&self, digest: &Digest) -> bool {
+        self.blobs.contains(&short(digest))
+    }
+
+    /// A blob's content has come. All records came before.
+    pub(crate) fn image(&mut self, digest: &Digest) {
+        self.awaited.get_or_insert_with(|| self.blobs.clone()).remove(&short(digest));
+    }
+
+    /// Blobs whose content has not come although it was promised, by the first digits of their digests.
+    pub(crate) fn images_missing(&self) -> Vec<String> {
+        let missing = self.awaited.as_ref().unwrap_or(&self.blobs);
+        let mut missing: Vec<String> =
+            missing.iter().map(|short| format!("{short:016x}...")).collect();
+        missing.sort();
+        missing
+    }
+
+    /// A repository's full name.
+    pub(crate) fn repository_name(&self, id: &RepositoryId) -> Option<&str> {
+        self.repositories.get(id).map(|name| &**name)
+    }
+
+    /// The accounts of the archive, with their names.
+    pub(crate) fn accounts(&self) -> &HashMap<AccountId, Box<str>> {
+        &self.accounts
+    }
+
+    /// The teams of the archive, with their names.
+    pub(crate) fn teams(&self) -> &HashMap<TeamId, Box<str>> {
+        &self.teams
+    }
+
+    /// Everybody who owns something, with their names as far as the archive tells them.
+    pub(crate) fn take_owners(&mut self) -> Owners {
+        let mut owners = std::mem::take(&mut self.owners);
+        for (id, owner) in &mut owners.accounts {
+            if let Some(name) = self.accounts.get(id) {
+                owner.name = Some(name.to_string());
+            }
+        }
+        for ((_, id), owner) in &mut owners.teams {
+            if let Some(name) = self.teams.get(id) {
+                owner.name = Some(name.to_string());
+            }
+        }
+        owners
+    }
+
+    fn manifest_key(&self, repository: &RepositoryId, digest: &Digest) -> u64 {
+        self.hasher.hash_one((repository, digest))
+    }
+
+    /// Judges a record.
+    pub(crate) fn record(&mut self, line: &Line) {
+        match line {
+            Line::Account(account) => {
+                self.accounts.insert(account.id.clone(), account.name.as_str().into());
+            }
+            Line::Team(team) => {
+                self.teams.insert(team.id.clone(), team.name.as_str().into());
+                self.account(&team.organization, || format!("team {}", team.name));
+            }
+            Line::Credential(credential) => {
+                self.account(&credential.account, || "a password".to_owned());
+            }
+            Line::Membership(membership) => {
+                let what = || "a membership".to_owned();
+                self.account(&membership.organization, what);
+                self.account(&membership.member, what);
+            }
+            Line::TeamMembership(membership) => {
+                let what = || "a team membership".to_owned();
+                self.team(&membership.team, what);
+                self.account(&membership.member, what);
+            }
+            Line::Repository(repository) => {
+                let name = repository.name.to_string();
+                self.account(&repository.namespace, || format!("repository {name}"));
+                let owner = self.owners.accounts.entry(repository.namespace.clone()).or_default();
+                owner.repositories += 1;
+                if owner.name.is_none() {
+                    owner.name = name.split('/').next().map(str::to_owned);
+                }
+                self.repositories.insert(repository.id.clone(), name.into_boxed_str());
+            }
+            Line::Counters(counters) => self.repository(&counters.repository, "counters"),
+            Line::Blob(blob) => {
+                self.blob_count += 1;
+                self.blob_bytes += blob.size;
+                self.blobs.insert(short(&blob.digest));
+            }
+            Line::Manifest(manifest) => self.manifest(manifest),
+            Line::Tag(tag) => self.tag(tag),
+            Line::RepositoryGrant(grant) => {
+                self.repository(&grant.repository, "a grant");
+                self.team(&grant.team, || format!("a grant on repository {}", grant.repository));
+                let key = (grant.organization.clone(), grant.team.clone());
+                self.owners.teams.entry(key).or_default().grants += 1;
+                self.owners.accounts.entry(grant.organization.clone()).or_default();
+            }
+            Line::NamespaceGrant(grant) => {
+                let what = || format!("a grant on namespace {}", grant.namespace);
+                self.team(&grant.team, what);
+                self.account(&grant.namespace, what);
+                let key = (grant.namespace.clone(), grant.team.clone());
+                self.owners.teams.entry(key).or_default().grants += 1;
+                self.owners.accounts.entry(grant.namespace.clone()).or_default();
+            }
+            Line::AccessToken(token) => {
+                self.account(&token.account, || format!("access token \"{}\"", token.label));
+                self.owners.accounts.entry(token.account.clone()).or_default().tokens += 1;
+            }
+            Line::Cluster(_)
+            | Line::Settings(_)
+            | Line::Backup(_)
+            | Line::Key(_)
+            | Line::Certificate(_)
+            | Line::Service(_)
+            | Line::Event(_) => {}
+        }
+    }
+
+    /// Takes the name of an owner that is not in the archive itself.
+    pub(crate) fn directory(&mut self, line: DirectoryLine) {
+        match line {
+            DirectoryLine::Account { id, name, .. } => {
+                if let Some(owner) = self.owners.accounts.get_mut(&id) {
+                    owner.name = Some(name);
+                }
+            }
+            DirectoryLine::Team { id, organization, name } => {
+                if let Some(owner) = self.owners.teams.get_mut(&(organization, id)) {
+                    owner.name = Some(name);
+                }
+            }
+        }
+    }
+
+    fn account(&mut self, id: &AccountId, what: impl Fn() -> String) {
+        if self.has_identity && !self.accounts.contains_key(id) {
+            self.dangling.add(|| format!("{} belongs to account {id}, which is not there", what()));
+        }
+    }
+
+    fn team(&mut self, id: &TeamId, what: impl Fn() -> String) {
+        if self.has_identity && !self.teams.contains_key(id) {
+            self.dangling.add(|| format!("{} is of team {id}, which is not there", what()));
+        }
+    }
+
+    fn repository(&mut self, id: &RepositoryId, what: &str) {
+        if !self.repositories.contains_key(id) {
+            self.broken.add(|| format!("{what} of repository {id}, which is not in the archive"));
+        }
+    }
+
+    fn manifest(&mut self, line: &ManifestLine) {
+        let ManifestLine { record, manifest, .. } = line;
+        let (id, digest) = (&record.repository, &record.digest);
+        let Some(name) = self.repositories.get(id) else {
+            self.repository(id, "a manifest");
+            return;
+        };
+        self.manifests.insert(self.manifest_key(id, digest));
+        for descriptor in manifest.blobs() {
+            if !self.blobs.contains(&short(&descriptor.digest)) {
+                let blob = &descriptor.digest;
+                self.lacking.add(|| format!("{name}@{digest} needs blob {blob}"));
+            }
+        }
+        if !self.missing.is_empty() {
+            for blob in crate::verify::blobs_of(manifest, |blob| self.missing.contains(blob)) {
+                let list = self.missing_by.entry(name.clone()).or_default();
+                if !list.contains(&blob) {
+                    list.push(blob);
+                }
+            }
+        }
+    }
+
+    fn tag(&mut self, tag: &TagRecord) {
+        let key = self.manifest_key(&tag.repository, &tag.digest);
+        if !self.manifests.contains(&key) {
+            let name = self.repositories.get(&tag.repository).map_or("?", |name| name);
+            self.broken.add(|| {
+                format!("tag {name}:{} names manifest {}, which is not there", tag.name, tag.digest)
+            });
+        }
+    }
+}

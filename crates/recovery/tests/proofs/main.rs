@@ -1,0 +1,11 @@
+//! The promises of backup and restore, each proven on a whole registry in one process. One program, so that it is
+//! linked once.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod circle;
+mod damage;
+mod killed;
+mod load;
+mod owners;
+mod speed;
+mod world;
