@@ -1,1 +1,21 @@
-//! Who may do what: the permission matrix, permits, bearer tokens, access tokens.
+//! Who may do what: one permission table, evaluated here, walked by tests, shown by the documents.
+//!
+//! - [`Operation`] and [`RULES`]: the table (`table`).
+//! - [`Caller`]: who asks, with what its token takes away from its rights (`caller`).
+//! - [`Access`]: turns credentials into callers, callers into [`Permit`]s (`access`), and issues tokens (`bearer`,
+//!   `access_token`).
+//!
+//! Invariants: a token never widens what its account may do; rights are looked up at each request, so a bearer token
+//! only caps them; what one may not see looks absent.
+
+mod access;
+mod access_token;
+mod bearer;
+mod caller;
+mod table;
+
+pub use access::{Access, AccessError, AuthError};
+pub use access_token::{NewAccessToken, TokenError};
+pub use bearer::{IssuedToken, TOKEN_LIFETIME};
+pub use caller::{Action, Caller, Limits, LocalAdmin, RepositoryPattern, Scope};
+pub use table::{Denied, Operation, Permit, RULES, Realm, Rule, markdown};

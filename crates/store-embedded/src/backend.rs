@@ -21,6 +21,14 @@ pub trait BackendFactory: Send + Sync + 'static {
     /// What the operating system says.
     fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
 
+    /// Opens the storage so that it can be read only, for the time in which [`BackendFactory::open`] fails.
+    ///
+    /// # Errors
+    /// What the operating system says; [`io::ErrorKind::Unsupported`] unless overridden.
+    fn open_to_read(&self) -> io::Result<Box<dyn StorageBackend>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Bytes that may still be written, where that is known. Commits are refused while it is under the reserve.
     fn free_bytes(&self) -> Option<u64> {
         None
@@ -66,16 +74,24 @@ impl BackendFactory for FileFactory {
             // The name must survive a power loss as well as the bytes.
             std::fs::File::open(&self.directory)?.sync_all()?;
         }
-        let backend = FileBackend::new(file).map_err(|e| match e {
-            redb::DatabaseError::Storage(redb::StorageError::Io(e)) => e,
-            e => io::Error::other(e.to_string()),
-        })?;
-        Ok(Box::new(backend))
+        file_backend(file)
+    }
+
+    fn open_to_read(&self) -> io::Result<Box<dyn StorageBackend>> {
+        file_backend(std::fs::File::open(&self.path)?)
     }
 
     fn free_bytes(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.directory).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+fn file_backend(file: std::fs::File) -> io::Result<Box<dyn StorageBackend>> {
+    match FileBackend::new(file) {
+        Ok(backend) => Ok(Box::new(backend)),
+        Err(redb::DatabaseError::Storage(redb::StorageError::Io(e))) => Err(e),
+        Err(e) => Err(io::Error::other(e.to_string())),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     backend::{Backend, BackendFactory},
     fault::Fault,
     lease::Leases,
+    overlay::Overlay,
     record::{CHANGES, CURRENT, FORMAT, FORMAT_NUMBER, HISTORY, LEASED, LEASES, META},
     view::View,
 };
@@ -176,6 +177,8 @@ pub(crate) struct Committer {
     factory: Box<dyn BackendFactory>,
     options: Options,
     database: Option<Database>,
+    /// What is read while the storage cannot be opened for writing.
+    reading: Option<Database>,
     leases: Leases,
     revision: u64,
     compacted: u64,
@@ -205,6 +208,7 @@ impl Committer {
             factory,
             options,
             database: Some(database),
+            reading: None,
             leases,
             revision,
             compacted,
@@ -244,7 +248,7 @@ impl Committer {
             return None;
         }
         if std::mem::take(&mut queue.stopped) {
-            self.database = None;
+            (self.database, self.reading) = (None, None);
         }
         let (mut group, mut bytes) = (Vec::new(), 0);
         while group.len() < GROUP_REQUESTS_MAX && bytes < GROUP_BYTES_MAX {
@@ -396,6 +400,7 @@ impl Committer {
         match open_database(&*self.factory, &self.options, &self.shared.length) {
             Ok((database, leases, view)) => {
                 self.database = Some(database);
+                self.reading = None;
                 self.leases = leases;
                 (self.revision, self.compacted) = (view.revision, view.compacted);
                 self.sweeping = view.compacted > 0;
@@ -405,10 +410,34 @@ impl Committer {
                 Ok(())
             }
             Err(error) => {
-                *self.shared.view.write() = Err(error.clone());
+                self.read_only(&error);
                 self.reopen_after = Some((Instant::now() + REOPEN_PAUSE, error.clone()));
                 Err(error)
             }
+        }
+    }
+
+    /// Goes on reading what was durable, if that is possible, while nothing can be written because of `error`.
+    fn read_only(&mut self, error: &StoreError) {
+        if self.reading.is_some() {
+            return;
+        }
+        let open = || -> Result<_, Fault> {
+            let overlay = Overlay::new(self.factory.open_to_read()?)?;
+            let database = redb::Builder::new()
+                .set_cache_size(self.options.cache_bytes)
+                .create_with_backend(overlay)?;
+            let view = View::open(&database)?;
+            Ok((database, view))
+        };
+        match open() {
+            // A commit in doubt may be readable and not durable: then nothing is shown.
+            Ok((database, view)) if view.revision == self.revision => {
+                self.reading = Some(database);
+                self.shared.publish(view);
+                tracing::warn!(%error, "the store can be read only");
+            }
+            _ => *self.shared.view.write() = Err(error.clone()),
         }
     }
 }

@@ -10,6 +10,7 @@ mod backend;
 mod committer;
 mod fault;
 mod lease;
+mod overlay;
 mod record;
 mod view;
 mod watcher;

@@ -133,6 +133,10 @@ impl BackendFactory for Disk {
         let handle = Handle { disk: self.clone(), life: state.life, number: state.handles };
         Ok(Box::new(handle))
     }
+
+    fn open_to_read(&self) -> io::Result<Box<dyn StorageBackend>> {
+        self.open()
+    }
 }
 
 #[derive(Debug)]

@@ -302,6 +302,75 @@ fn keys_can_be_kept() {
     assert!(!format!("{unlock:?} {key:?}").contains("SECRET"));
 }
 
+#[test]
+fn skopeo_copies_from_the_unpacked_images() {
+    let layer = run("tar", &["-cf", "-", "-C", "/etc", "hostname"], b"");
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+        Digest::of(&layer)
+    );
+    let descriptor = |media_type: &str, content: &[u8]| {
+        let (digest, size) = (Digest::of(content), content.len());
+        serde_json::json!({"mediaType": media_type, "digest": digest, "size": size})
+    };
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let image = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", config.as_bytes()),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+    });
+    let image = serde_json::to_vec(&image).unwrap();
+
+    let key = key(7);
+    let mut writer = ArchiveWriter::new(Vec::new(), header(&key), &key).unwrap();
+    writer.oci_layout().unwrap();
+    let mut index = oci::Index::new();
+    for content in [config.as_bytes(), &layer, &image] {
+        writer.blob(&Digest::of(content), content.len() as u64, &mut &content[..]).unwrap();
+    }
+    for name in ["team/app:v1", "team/app:latest", "team/sub/other:1.0"] {
+        index.push(media_type, &Digest::of(&image), image.len() as u64, Some(name));
+    }
+    writer.oci_index(&index.finish()).unwrap();
+    let archive = writer.finish().unwrap().0;
+
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().to_str().unwrap();
+    run("tar", &["-xf", "-", "-C", at], &archive);
+    for (n, name) in ["team/app:v1", "team/sub/other:1.0"].into_iter().enumerate() {
+        let from = format!("oci:{at}/dtr-backup-v0.1.0/images:{name}");
+        let to = format!("dir:{at}/copy{n}");
+        run("skopeo", &["--insecure-policy", "copy", "--preserve-digests", &from, &to], b"");
+        assert_eq!(std::fs::read(format!("{at}/copy{n}/manifest.json")).unwrap(), image);
+    }
+}
+
+#[test]
+fn the_signature_can_be_checked_with_openssl_alone() {
+    let archive = sample();
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().to_str().unwrap();
+    run("tar", &["-xf", "-", "-C", at], &archive);
+    // The recipe of docs/archive-format.md.
+    let recipe = r#"
+        cd "$0"/dtr-backup-v*
+        { echo dtr-backup-manifest-v1; head -n -1 manifest.json | sha256sum | cut -d' ' -f1; } > message
+        jq -j .signature manifest.json | tr a-f A-F | basenc --base16 -d > signature
+        { printf 302a300506032b6570032100; jq -j .manifest.signer.public_key manifest.json; } | tr a-f A-F | basenc --base16 -d > key.der
+        jq -r '.entries[] | .sha256 + "  " + .name' manifest.json | sha256sum -c --quiet
+        openssl pkeyutl -verify -rawin -in message -sigfile signature -pubin -keyform DER -inkey key.der
+    "#;
+    let said = run("bash", &["-ec", recipe, at], b"");
+    assert!(String::from_utf8_lossy(&said).contains("Verified Successfully"));
+    let stream = r#"head -c "$(tar -xOf - --wildcards '*/manifest.json' < "$0" | jq .manifest.stream.bytes)" "$0" | sha256sum"#;
+    let path = folder.path().join("backup.tar");
+    std::fs::write(&path, &archive).unwrap();
+    let hash = run("bash", &["-ec", stream, path.to_str().unwrap()], b"");
+    let proof = check(&archive).unwrap().manifest.stream.sha256.to_string();
+    assert!(String::from_utf8(hash).unwrap().starts_with(&proof));
+}
+
 /// Gives a few bytes at a time, as a pipe does.
 struct Trickle<'a>(&'a [u8], usize);
 

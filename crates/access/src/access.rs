@@ -1,0 +1,336 @@
+//! Credentials to callers, callers to permits.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use dtr_catalog::{
+    Catalog, CatalogError,
+    records::{AccessLevel, Account, Repository, Visibility},
+};
+use dtr_identity::{Identity, IdentityError, Principal};
+use dtr_types::{AccountId, RepositoryId, Secret};
+
+use crate::{
+    Caller, Denied, Limits, Operation, Permit, Rule,
+    access_token::AccessTokens,
+    bearer::{Bearer, IssuedToken, Verified},
+    caller::Scope,
+};
+
+/// How long a level that was looked up is used again: a grant that is taken away ends after this at the latest.
+const LEVEL_TTL: Duration = Duration::from_secs(2);
+
+/// Why the room cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The key that signs tokens cannot be made or used.
+    #[error("the key that signs tokens cannot be used: {0}")]
+    Key(String),
+}
+
+/// Why credentials make nobody.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// They are wrong, or not in a form that is understood.
+    #[error("{0}")]
+    Wrong(&'static str),
+    /// The identity service failed, or says no.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+/// What was remembered of who may what.
+type Levels = moka::sync::Cache<(RepositoryId, AccountId), Option<AccessLevel>>;
+
+/// Who may do what. Cheap to clone.
+#[derive(Clone)]
+pub struct Access {
+    pub(crate) catalog: Catalog,
+    identity: Arc<dyn Identity>,
+    bearer: Arc<Bearer>,
+    tokens: AccessTokens,
+    levels: Levels,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Access")
+    }
+}
+
+impl Access {
+    /// Over a catalog and an identity service; makes the key that signs tokens if there is none.
+    pub async fn new(catalog: Catalog, identity: Arc<dyn Identity>) -> Result<Self, AccessError> {
+        let bearer = Arc::new(Bearer::open(catalog.clone()).await?);
+        let tokens = AccessTokens::new(catalog.clone());
+        let levels =
+            moka::sync::Cache::builder().max_capacity(100_000).time_to_live(LEVEL_TTL).build();
+        Ok(Self { catalog, identity, bearer, tokens, levels })
+    }
+
+    /// The identity service.
+    pub fn identity(&self) -> &Arc<dyn Identity> {
+        &self.identity
+    }
+
+    pub(crate) fn tokens(&self) -> &AccessTokens {
+        &self.tokens
+    }
+
+    /// Who sends this `Authorization` header.
+    ///
+    /// # Errors
+    /// [`AuthError`]: wrong credentials are an error, never an anonymous caller.
+    pub async fn caller_from_header(&self, header: &str) -> Result<Caller, AuthError> {
+        let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header, ""));
+        if scheme.eq_ignore_ascii_case("basic") {
+            let wrong = AuthError::Wrong("the Authorization header is not Basic authentication");
+            let Ok(decoded) = STANDARD.decode(rest.trim()) else { return Err(wrong) };
+            let Ok(text) = String::from_utf8(decoded) else { return Err(wrong) };
+            let Some((username, password)) = text.split_once(':') else { return Err(wrong) };
+            return self.caller_from_password(username, &Secret::new(password)).await;
+        }
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return self.caller_from_bearer(&Secret::new(rest.trim())).await;
+        }
+        Err(AuthError::Wrong("the Authorization header is neither Basic nor Bearer"))
+    }
+
+    /// Who logs in with this name and password, or access token in place of the password.
+    pub async fn caller_from_password(
+        &self,
+        username: &str,
+        password: &Secret,
+    ) -> Result<Caller, AuthError> {
+        if AccessTokens::is_token(password) {
+            let caller = self.caller_from_access_token(password).await?;
+            let same = caller.principal().is_some_and(|p| p.account.name.as_str() == username);
+            return if same { Ok(caller) } else { Err(IdentityError::WrongCredentials.into()) };
+        }
+        Ok(Caller::user(self.identity.authenticate(username, password).await?))
+    }
+
+    /// Who sends this bearer token: one of `/auth/token`, an access token, or a session token.
+    pub async fn caller_from_bearer(&self, token: &Secret) -> Result<Caller, AuthError> {
+        if AccessTokens::is_token(token) {
+            return self.caller_from_access_token(token).await;
+        }
+        if let Some(verified) = self.bearer.verify(token).await? {
+            return self.caller_from_verified(&verified).await;
+        }
+        match self.identity.session(token).await? {
+            Some(principal) => Ok(Caller::user(principal)),
+            None => Err(AuthError::Wrong("the token is not valid, or no longer")),
+        }
+    }
+
+    async fn caller_from_verified(&self, verified: &Verified) -> Result<Caller, AuthError> {
+        let Some(account) = &verified.account else { return Ok(Caller::Anonymous) };
+        let principal = self.identity.principal(account).await?;
+        let principal = principal.ok_or(AuthError::Wrong("the account is not active any more"))?;
+        Ok(Caller::User { principal, limits: Arc::clone(&verified.limits) })
+    }
+
+    async fn caller_from_access_token(&self, token: &Secret) -> Result<Caller, AuthError> {
+        let Some(record) = self.tokens.check(token).await? else {
+            return Err(AuthError::Wrong(
+                "the access token is not known, switched off, or has expired",
+            ));
+        };
+        let principal = self.identity.principal(&record.account).await?;
+        let principal = principal.ok_or(AuthError::Wrong("the account is not active any more"))?;
+        let limits = AccessTokens::limits(&record);
+        Ok(Caller::User { principal, limits: Arc::new(limits) })
+    }
+
+    /// A token for `/v2`: the caller may do with it what it may do without, at most what `scopes` says. Scopes that the
+    /// caller has no right to are left out.
+    pub async fn issue_token(
+        &self,
+        caller: &Caller,
+        scopes: Vec<Scope>,
+        audience: &str,
+    ) -> Result<IssuedToken, AccessError> {
+        let mut limits = caller.limits().cloned().unwrap_or_default();
+        limits.scopes = Some(scopes);
+        self.bearer.issue(caller.account_id(), caller.name(), limits, audience).await
+    }
+
+    /// The highest level that a caller has on a repository by grants; owners and administrators have [`AccessLevel::Admin`].
+    pub async fn level(
+        &self,
+        caller: &Caller,
+        repository: &Repository,
+    ) -> Result<Option<AccessLevel>, CatalogError> {
+        let principal = match caller {
+            Caller::Anonymous => return Ok(None),
+            Caller::Local => return Ok(Some(AccessLevel::Admin)),
+            Caller::User { principal, .. } => principal,
+        };
+        if !principal.account.is_active {
+            return Ok(None);
+        }
+        if principal.account.is_admin || principal.owns(&repository.namespace) {
+            return Ok(Some(AccessLevel::Admin));
+        }
+        if principal.teams.is_empty() {
+            return Ok(None);
+        }
+        let key = (repository.id.clone(), principal.account.id.clone());
+        if let Some(level) = self.levels.get(&key) {
+            return Ok(level);
+        }
+        let in_team = |team| principal.teams.iter().any(|(id, _)| id == team);
+        let on_repository = self.catalog.repository_grants(&repository.id).await?;
+        let granted = on_repository.iter().filter(|g| in_team(&g.team)).map(|g| g.level).max();
+        let level = granted.max(self.namespace_level(principal, &repository.namespace).await?);
+        self.levels.insert(key, level);
+        Ok(level)
+    }
+
+    async fn namespace_level(
+        &self,
+        principal: &Principal,
+        namespace: &AccountId,
+    ) -> Result<Option<AccessLevel>, CatalogError> {
+        let grants = self.catalog.namespace_grants(namespace).await?;
+        let in_team = |team| principal.teams.iter().any(|(id, _)| id == team);
+        Ok(grants.iter().filter(|grant| in_team(&grant.team)).map(|grant| grant.level).max())
+    }
+
+    /// Forgets levels that were looked up: called after a change of grants, so that this replica sees it at once.
+    pub fn forget_levels(&self) {
+        self.levels.invalidate_all();
+    }
+
+    /// Whether a caller may do something on a repository.
+    pub async fn authorize_repository(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        repository: &Repository,
+    ) -> Result<Result<Permit, Denied>, CatalogError> {
+        let rule = operation.rule();
+        let public = repository.visibility == Visibility::Public;
+        let level = self.level(caller, repository).await?;
+        let is_active = caller.principal().is_none_or(|p| p.account.is_active);
+        let by_rule = |rule: &Rule| {
+            let by_public = public
+                && is_active
+                && match caller {
+                    Caller::Anonymous => rule.anonymous_if_public,
+                    _ => rule.user_if_public,
+                };
+            by_public || (level.is_some() && level >= rule.level)
+        };
+        let limits = caller.limits();
+        let allowed = limits.is_none_or(|l| l.allow(rule.action, Some(&repository.name)));
+        if allowed && by_rule(rule) {
+            return Ok(Ok(Permit::new(operation, repository.name.as_str())));
+        }
+        if !by_rule(Operation::ViewRepository.rule()) {
+            return Ok(Err(match caller {
+                Caller::Anonymous => Denied::NotAuthenticated,
+                _ => Denied::Absent,
+            }));
+        }
+        Ok(Err(match caller {
+            Caller::Anonymous => Denied::NotAuthenticated,
+            _ if by_rule(rule) => Denied::Forbidden(format!(
+                "your token does not allow to {} in {}; log in with one that does",
+                rule.label, repository.name
+            )),
+            _ => Denied::Forbidden(needs(rule, repository)),
+        }))
+    }
+
+    /// Whether a caller may do something in an account's namespace.
+    pub async fn authorize_namespace(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        owner: &Account,
+    ) -> Result<Result<Permit, Denied>, CatalogError> {
+        let rule = operation.rule();
+        let principal = match caller {
+            Caller::Anonymous => return Ok(Err(Denied::NotAuthenticated)),
+            Caller::Local => return Ok(Ok(Permit::new(operation, owner.name.as_str()))),
+            Caller::User { principal, .. } => principal,
+        };
+        let limits = caller.limits();
+        if limits.is_some_and(|l| l.scopes.is_none() && !l.allow(rule.action, None)) {
+            return Ok(Err(Denied::Forbidden(format!(
+                "your token does not allow to {}; log in with one that does",
+                rule.label
+            ))));
+        }
+        let account = &principal.account;
+        let yes = account.is_active
+            && (account.is_admin
+                || (rule.owner && principal.owns(&owner.id))
+                || (rule.member && principal.is_member(&owner.id))
+                || match rule.level {
+                    Some(least) => self.namespace_level(principal, &owner.id).await? >= Some(least),
+                    None => false,
+                });
+        if yes {
+            return Ok(Ok(Permit::new(operation, owner.name.as_str())));
+        }
+        Ok(Err(Denied::Forbidden(format!(
+            "to {} in \"{}\" you need to own it, be an administrator, or be in a team with level admin on it",
+            rule.label, owner.name
+        ))))
+    }
+
+    /// Whether a caller may do something about the registry as a whole.
+    pub fn authorize_system(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+    ) -> Result<Permit, Denied> {
+        let rule = operation.rule();
+        let permit = || Permit::new(operation, "");
+        match caller {
+            Caller::Local => Ok(permit()),
+            Caller::Anonymous => Err(Denied::NotAuthenticated),
+            Caller::User { principal, limits } if !principal.account.is_active => {
+                let _ = limits;
+                Err(Denied::NotAuthenticated)
+            }
+            Caller::User { limits, .. } if !limits.allow(rule.action, None) => {
+                Err(Denied::Forbidden(format!("your token does not allow to {}", rule.label)))
+            }
+            Caller::User { principal, .. } if principal.account.is_admin || rule.user_if_public => {
+                Ok(permit())
+            }
+            Caller::User { .. } => {
+                Err(Denied::Forbidden(format!("only administrators may {}", rule.label)))
+            }
+        }
+    }
+
+    /// Limits of a caller for a new token on its behalf.
+    pub fn limits_of(caller: &Caller) -> Limits {
+        caller.limits().cloned().unwrap_or_default()
+    }
+}
+
+fn needs(rule: &Rule, repository: &Repository) -> String {
+    let level = match rule.level {
+        Some(AccessLevel::ReadOnly) | None => "read-only",
+        Some(AccessLevel::ReadWrite) => "read-write",
+        Some(AccessLevel::Admin) => "admin",
+    };
+    format!(
+        "to {} in {} you need the level {level} on it; ask an owner of \"{}\" for it",
+        rule.label,
+        repository.name,
+        repository.name.namespace()
+    )
+}

@@ -1,0 +1,199 @@
+//! Access tokens: made, checked, changed. A token is shown once; only its hash is kept.
+
+use std::{sync::Arc, time::Duration};
+
+use dtr_catalog::{
+    Catalog, CatalogError, keys,
+    records::{AccessToken, Event, TokenOrigin},
+};
+use dtr_types::{AccountId, Digest, Secret, Timestamp};
+
+use crate::{Access, Limits, RepositoryPattern};
+
+/// What every access token begins with, so that a leaked one is recognised.
+const PREFIX: &str = "dtr_";
+/// Random bytes of a token.
+const TOKEN_BYTES: usize = 32;
+/// How exactly the last use is recorded.
+const LAST_USED_STEP: Duration = Duration::from_secs(60);
+
+/// An access token to make.
+#[derive(Clone, Debug)]
+pub struct NewAccessToken {
+    /// Whose rights it gives.
+    pub account: AccountId,
+    /// What its owner calls it.
+    pub label: String,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// The repositories it is limited to: `namespace/name` or `namespace/*`.
+    pub repositories: Option<Vec<String>>,
+    /// Whether it can only pull.
+    pub pull_only: bool,
+    /// How it came to be.
+    pub origin: TokenOrigin,
+    /// The user agent that asked for it.
+    pub creator_ua: String,
+}
+
+/// Why an access token is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// A pattern of repositories is not one.
+    #[error("{0}")]
+    Pattern(String),
+    /// More patterns than a token carries.
+    #[error("an access token can be limited to at most {0} repositories; use namespace/*")]
+    Patterns(usize),
+    /// It would end before it begins.
+    #[error("the token would have ended on {0} already; choose a time to come")]
+    Expired(Timestamp),
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+/// Patterns of one token.
+const PATTERNS_MAX: usize = 100;
+
+#[derive(Clone)]
+pub(crate) struct AccessTokens {
+    catalog: Catalog,
+    /// Tokens whose last use was recorded within the last minute.
+    recorded: moka::sync::Cache<Arc<str>, ()>,
+}
+
+impl AccessTokens {
+    pub fn new(catalog: Catalog) -> Self {
+        let recorded =
+            moka::sync::Cache::builder().max_capacity(100_000).time_to_live(LAST_USED_STEP).build();
+        Self { catalog, recorded }
+    }
+
+    /// Whether a text has the form of an access token.
+    pub fn is_token(text: &Secret) -> bool {
+        text.expose().strip_prefix(PREFIX).is_some_and(|rest| {
+            rest.len() == 2 * TOKEN_BYTES && rest.bytes().all(|b| b.is_ascii_hexdigit())
+        })
+    }
+
+    fn hash(token: &Secret) -> String {
+        Digest::of(token.expose().as_bytes()).hex()
+    }
+
+    /// The record of a token that is accepted now.
+    pub async fn check(&self, token: &Secret) -> Result<Option<AccessToken>, CatalogError> {
+        let hash = Self::hash(token);
+        let Some(found) = self.catalog.get(&keys::access_token(&hash)).await? else {
+            return Ok(None);
+        };
+        let record = found.value;
+        let now = self.catalog.now();
+        if !record.is_active || record.expires_at.is_some_and(|end| end <= now) {
+            return Ok(None);
+        }
+        let hash: Arc<str> = hash.into();
+        if !self.recorded.contains_key(&hash) {
+            self.recorded.insert(Arc::clone(&hash), ());
+            // Nice to know, not worth failing a pull for.
+            let key = keys::access_token(&hash);
+            let used = self.catalog.change(&key, None, |old| {
+                Some(AccessToken { last_used: Some(now), ..old.clone() })
+            });
+            if let Err(error) = used.await {
+                tracing::warn!(%error, "the last use of an access token was not recorded");
+            }
+        }
+        Ok(Some(record))
+    }
+
+    /// What a token takes away from its account's rights. Patterns that cannot be read match nothing.
+    pub fn limits(record: &AccessToken) -> Limits {
+        Limits {
+            repositories: record
+                .repositories
+                .as_ref()
+                .map(|all| all.iter().filter_map(|text| text.parse().ok()).collect()),
+            pull_only: record.pull_only,
+            scopes: None,
+        }
+    }
+}
+
+impl Access {
+    /// Makes an access token; yields its record and, this one time, the token.
+    pub async fn create_access_token(
+        &self,
+        new: NewAccessToken,
+        event: Option<&Event>,
+    ) -> Result<(AccessToken, Secret), TokenError> {
+        let now = self.catalog.now();
+        if let Some(end) = new.expires_at.filter(|end| *end <= now) {
+            return Err(TokenError::Expired(end));
+        }
+        if let Some(patterns) = &new.repositories {
+            if patterns.len() > PATTERNS_MAX {
+                return Err(TokenError::Patterns(PATTERNS_MAX));
+            }
+            for pattern in patterns {
+                pattern.parse::<RepositoryPattern>().map_err(TokenError::Pattern)?;
+            }
+        }
+        let token = Secret::new(format!("{PREFIX}{}", self.catalog.random().hex(TOKEN_BYTES)));
+        let record = AccessToken {
+            hash: AccessTokens::hash(&token),
+            account: new.account,
+            label: new.label,
+            is_active: true,
+            created_at: now,
+            expires_at: new.expires_at,
+            last_used: None,
+            generated_by: new.origin,
+            creator_ua: new.creator_ua,
+            repositories: new.repositories,
+            pull_only: new.pull_only,
+        };
+        self.catalog.create_access_token(&record, event).await?;
+        Ok((record, token))
+    }
+
+    /// Renames a token, or switches it on or off. `None` when it is not there.
+    pub async fn update_access_token(
+        &self,
+        hash: &str,
+        label: Option<&str>,
+        is_active: Option<bool>,
+        event: Option<&Event>,
+    ) -> Result<Option<AccessToken>, CatalogError> {
+        self.catalog
+            .change(&keys::access_token(hash), event, |old| {
+                let mut new = old.clone();
+                if let Some(label) = label {
+                    label.clone_into(&mut new.label);
+                }
+                new.is_active = is_active.unwrap_or(old.is_active);
+                (new != *old).then_some(new)
+            })
+            .await
+    }
+
+    /// Deletes a token. `false` when it is not there.
+    pub async fn delete_access_token(
+        &self,
+        hash: &str,
+        event: Option<&Event>,
+    ) -> Result<bool, CatalogError> {
+        self.catalog.delete_access_token(hash, event).await
+    }
+
+    /// The record of an access token that is accepted now: for refresh tokens.
+    pub async fn check_access_token(
+        &self,
+        token: &Secret,
+    ) -> Result<Option<AccessToken>, CatalogError> {
+        if !AccessTokens::is_token(token) {
+            return Ok(None);
+        }
+        self.tokens().check(token).await
+    }
+}

@@ -1,0 +1,285 @@
+//! Bearer tokens of `/auth/token`: signed, short-lived, verified once and then remembered. Source: Docker registry token
+//! authentication.
+//!
+//! A token names its account and what it is limited to, nothing else: what the account may do is looked up at each
+//! request. Its signing key is changed every month; a key is accepted until the tokens that it signed have ended.
+
+use std::{sync::Arc, time::Duration};
+
+use dtr_catalog::{
+    Catalog, CatalogError,
+    records::{KeyPurpose, KeyRecord},
+};
+use dtr_types::{AccountId, Digest, Secret, Timestamp};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use tokio::sync::RwLock;
+
+use crate::{AccessError, Limits, RepositoryPattern, caller::Scope};
+
+/// How long a token is good for. Clients ask anew by themselves; a request that has begun is not cut off by it.
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// How far clocks may be apart.
+const SKEW: Duration = Duration::from_secs(60);
+/// How long a key signs.
+const KEY_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long keys are used before they are read again.
+const KEYS_TTL: Duration = Duration::from_secs(60);
+/// Issuer of all tokens.
+const ISSUER: &str = "dtr";
+
+/// A token for a client.
+#[derive(Clone, Debug)]
+pub struct IssuedToken {
+    /// The token.
+    pub token: Secret,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// How long it is good for.
+    pub expires_in: Duration,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    /// The user's name; empty for anonymous.
+    sub: String,
+    aud: String,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+    jti: String,
+    access: Vec<ClaimedAccess>,
+    /// The user's account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<AccountId>,
+    /// The limits of the access token it was asked for with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    repositories: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pull_only: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ClaimedAccess {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(flatten)]
+    scope: Scope,
+}
+
+/// A token whose signature was checked.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    pub account: Option<AccountId>,
+    pub limits: Arc<Limits>,
+    not_before: Timestamp,
+    expires_at: Timestamp,
+}
+
+struct Key {
+    id: String,
+    created_at: Timestamp,
+    not_after: Option<Timestamp>,
+    sign: EncodingKey,
+    verify: DecodingKey,
+}
+
+struct Keys {
+    read_at: Timestamp,
+    /// Newest first.
+    keys: Vec<Arc<Key>>,
+}
+
+/// Issues and verifies.
+pub(crate) struct Bearer {
+    catalog: Catalog,
+    keys: RwLock<Keys>,
+    verified: moka::sync::Cache<Digest, Arc<Verified>>,
+}
+
+fn refused(error: impl std::fmt::Display) -> AccessError {
+    AccessError::Key(error.to_string())
+}
+
+impl Key {
+    fn read(record: &KeyRecord) -> Result<Self, AccessError> {
+        let pem = record.private_key.expose();
+        let pair = rcgen::KeyPair::from_pem(pem).map_err(refused)?;
+        Ok(Self {
+            id: record.id.clone(),
+            created_at: record.created_at,
+            not_after: record.not_after,
+            sign: EncodingKey::from_ec_pem(pem.as_bytes()).map_err(refused)?,
+            verify: DecodingKey::from_ec_pem(pair.public_key_pem().as_bytes()).map_err(refused)?,
+        })
+    }
+}
+
+impl Bearer {
+    pub async fn open(catalog: Catalog) -> Result<Self, AccessError> {
+        let keys = Keys { read_at: Timestamp::default(), keys: Vec::new() };
+        let verified =
+            moka::sync::Cache::builder().max_capacity(20_000).time_to_live(TOKEN_LIFETIME).build();
+        let this = Self { catalog, keys: RwLock::new(keys), verified };
+        this.current().await?;
+        Ok(this)
+    }
+
+    /// The key that signs now. Makes a new one when there is none or the newest is too old.
+    async fn current(&self) -> Result<Arc<Key>, AccessError> {
+        let now = self.catalog.now();
+        {
+            let known = self.keys.read().await;
+            if let Some(key) = known.keys.first()
+                && now.since(known.read_at) < KEYS_TTL
+                && now.since(key.created_at) < KEY_AGE_MAX
+            {
+                return Ok(Arc::clone(key));
+            }
+        }
+        let mut known = self.keys.write().await;
+        *known = self.read_keys(now).await?;
+        if let Some(key) = known.keys.first()
+            && now.since(key.created_at) < KEY_AGE_MAX
+        {
+            return Ok(Arc::clone(key));
+        }
+        // Two replicas that do this at once make two keys; both are accepted everywhere.
+        let pair = rcgen::KeyPair::generate().map_err(refused)?;
+        let record = KeyRecord {
+            purpose: KeyPurpose::Token,
+            id: Digest::of(pair.public_key_pem().as_bytes()).hex()[..32].to_owned(),
+            private_key: Secret::new(pair.serialize_pem()),
+            created_at: now,
+            not_after: Some(now.plus(KEY_AGE_MAX + 2 * TOKEN_LIFETIME + SKEW)),
+        };
+        self.catalog.put(&record).await?;
+        let key = Arc::new(Key::read(&record)?);
+        known.keys.insert(0, Arc::clone(&key));
+        Ok(key)
+    }
+
+    async fn read_keys(&self, now: Timestamp) -> Result<Keys, AccessError> {
+        let records = self.catalog.signing_keys(KeyPurpose::Token).await?;
+        let accepted = records.iter().filter(|key| key.not_after.is_none_or(|end| end > now));
+        let keys =
+            accepted.map(|record| Key::read(record).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok(Keys { read_at: now, keys })
+    }
+
+    /// The key of an id, which another replica may have made just now.
+    async fn by_id(&self, id: &str) -> Result<Option<Arc<Key>>, AccessError> {
+        let now = self.catalog.now();
+        let find = |keys: &Keys| {
+            let found = keys.keys.iter().find(|key| key.id == id);
+            found.filter(|key| key.not_after.is_none_or(|end| end > now)).cloned()
+        };
+        {
+            let known = self.keys.read().await;
+            // A stranger's token must not make us read the store each time.
+            if let Some(key) = find(&known) {
+                return Ok(Some(key));
+            }
+            if now.since(known.read_at) < Duration::from_secs(1) {
+                return Ok(None);
+            }
+        }
+        let mut known = self.keys.write().await;
+        *known = self.read_keys(now).await?;
+        Ok(find(&known))
+    }
+
+    pub async fn issue(
+        &self,
+        account: Option<&AccountId>,
+        name: &str,
+        limits: Limits,
+        audience: &str,
+    ) -> Result<IssuedToken, AccessError> {
+        let key = self.current().await?;
+        let now = self.catalog.now();
+        let access = limits.scopes.unwrap_or_default().into_iter().map(|scope| ClaimedAccess {
+            kind: if scope.name == "catalog" { "registry" } else { "repository" }.to_owned(),
+            scope,
+        });
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            sub: name.to_owned(),
+            aud: audience.to_owned(),
+            iat: now.seconds(),
+            nbf: now.minus(SKEW).seconds(),
+            exp: now.plus(TOKEN_LIFETIME).seconds(),
+            jti: self.catalog.random().hex(16),
+            access: access.collect(),
+            account: account.cloned(),
+            repositories: limits
+                .repositories
+                .map(|patterns| patterns.iter().map(RepositoryPattern::to_string).collect()),
+            pull_only: limits.pull_only,
+        };
+        let mut header = Header::new(Algorithm::ES256);
+        header.kid = Some(key.id.clone());
+        let token = jsonwebtoken::encode(&header, &claims, &key.sign).map_err(refused)?;
+        Ok(IssuedToken { token: Secret::new(token), issued_at: now, expires_in: TOKEN_LIFETIME })
+    }
+
+    /// A token of ours that is good now; `None` for any other text.
+    pub async fn verify(&self, token: &Secret) -> Result<Option<Arc<Verified>>, CatalogError> {
+        let text = token.expose();
+        if text.len() > 32 * 1024 || text.bytes().filter(|b| *b == b'.').count() != 2 {
+            return Ok(None);
+        }
+        let hash = Digest::of(text.as_bytes());
+        let verified = match self.verified.get(&hash) {
+            Some(verified) => verified,
+            None => {
+                let Some(verified) = self.check(text).await? else { return Ok(None) };
+                let verified = Arc::new(verified);
+                self.verified.insert(hash, Arc::clone(&verified));
+                verified
+            }
+        };
+        let now = self.catalog.now();
+        let good = verified.not_before <= now && now < verified.expires_at;
+        Ok(good.then_some(verified))
+    }
+
+    async fn check(&self, text: &str) -> Result<Option<Verified>, CatalogError> {
+        let Ok(header) = jsonwebtoken::decode_header(text) else { return Ok(None) };
+        let Some(kid) = header.kid else { return Ok(None) };
+        let key = match self.by_id(&kid).await {
+            Ok(Some(key)) => key,
+            Ok(None) => return Ok(None),
+            Err(AccessError::Catalog(error)) => return Err(error),
+            Err(error @ AccessError::Key(_)) => {
+                tracing::error!(%error, "tokens cannot be verified");
+                return Ok(None);
+            }
+        };
+        let mut validation = Validation::new(Algorithm::ES256);
+        // Times are checked against the clock that was handed in; the audience is for the client to check.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.set_issuer(&[ISSUER]);
+        validation.set_required_spec_claims(&["iss", "exp"]);
+        let Ok(decoded) = jsonwebtoken::decode::<Claims>(text, &key.verify, &validation) else {
+            return Ok(None);
+        };
+        let claims = decoded.claims;
+        let at = |seconds: i64| Timestamp::from_millis(seconds.saturating_mul(1000));
+        let patterns = claims
+            .repositories
+            .map(|all| all.iter().filter_map(|text| text.parse().ok()).collect());
+        Ok(Some(Verified {
+            account: claims.account,
+            limits: Arc::new(Limits {
+                repositories: patterns,
+                pull_only: claims.pull_only,
+                scopes: Some(claims.access.into_iter().map(|access| access.scope).collect()),
+            }),
+            not_before: at(claims.nbf),
+            expires_at: at(claims.exp),
+        }))
+    }
+}

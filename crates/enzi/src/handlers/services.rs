@@ -1,0 +1,118 @@
+//! Registered services: the registrations, and what a registered DTR asks for its users.
+
+use dtr_catalog::records::Service;
+use dtr_identity::{
+    Identity as _, IdentityError, ServiceForm,
+    wire::{AuthenticateAnswer, AuthenticateForm, PrincipalView, ServiceList, SessionForm},
+};
+use http::StatusCode;
+use serde_json::json;
+
+use super::Answer;
+use crate::{
+    context::{Context, json, no_content, ok},
+    error::ApiError,
+};
+
+fn list_of(services: Vec<Service>) -> Answer {
+    ok(&ServiceList { resource_count: services.len() as u64, services })
+}
+
+pub(super) async fn list(context: Context) -> Answer {
+    list_of(context.identity().services().await?)
+}
+
+pub(super) async fn list_of_account(context: Context) -> Answer {
+    let owner = &context.account()?.id;
+    let mut services = context.identity().services().await?;
+    services.retain(|service| service.owner == *owner);
+    list_of(services)
+}
+
+pub(super) async fn create(context: Context) -> Answer {
+    let form: ServiceForm = context.form()?;
+    let owner = &context.account()?.id;
+    let service = context.identity().register_service(&context.caller.actor(), owner, form).await?;
+    json(StatusCode::CREATED, &service)
+}
+
+pub(super) async fn get(context: Context) -> Answer {
+    ok(&context.service().await?)
+}
+
+pub(super) async fn update(context: Context) -> Answer {
+    let form: ServiceForm = context.form()?;
+    if form.privileged.is_some() && !context.caller.is_admin() {
+        return Err(ApiError::not_authorized());
+    }
+    let service = context.service().await?;
+    ok(&context.identity().update_service(&context.caller.actor(), &service.id, form).await?)
+}
+
+pub(super) async fn delete(context: Context) -> Answer {
+    if let Ok(service) = context.service().await {
+        context.identity().delete_service(&context.caller.actor(), &service.id).await?;
+    }
+    no_content()
+}
+
+/// 404 for wrong credentials: 401 is for the service itself.
+fn wrong_credentials() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "NO_SUCH_USER",
+        IdentityError::WrongCredentials.to_string(),
+    )
+}
+
+pub(super) async fn authenticate(context: Context) -> Answer {
+    let form: AuthenticateForm = context.form()?;
+    let identity = context.identity();
+    // Addresses that services tell are counted apart from each other's by what the service says; one that says nothing
+    // shares its own address among all its users, and only slows them down.
+    let from = form.from.or(context.from);
+    let result = if form.session {
+        identity.login(&form.username, &form.password, from).await.map(|login| AuthenticateAnswer {
+            principal: PrincipalView::from(&*login.principal),
+            session_token: Some(login.token),
+            expires_at: Some(login.expires_at),
+        })
+    } else {
+        identity.authenticate_from(&form.username, &form.password, from).await.map(|principal| {
+            AuthenticateAnswer {
+                principal: PrincipalView::from(&*principal),
+                session_token: None,
+                expires_at: None,
+            }
+        })
+    };
+    match result {
+        Ok(answer) => ok(&answer),
+        Err(IdentityError::WrongCredentials) => Err(wrong_credentials()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn session(context: Context) -> Answer {
+    let form: SessionForm = context.form()?;
+    match context.identity().session(&form.token).await? {
+        Some(principal) => ok(&PrincipalView::from(&*principal)),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, "NO_SUCH_SESSION", "the session is over")),
+    }
+}
+
+pub(super) async fn logout(context: Context) -> Answer {
+    let form: SessionForm = context.form()?;
+    context.identity().logout(&form.token).await?;
+    ok(&json!({}))
+}
+
+pub(super) async fn principal(context: Context) -> Answer {
+    let text = context.param("id");
+    let missing = || ApiError::missing("user", text);
+    let id = text.parse().map_err(|_| missing())?;
+    match context.identity().principal(&id).await? {
+        Some(principal) => ok(&PrincipalView::from(&*principal)),
+        None => Err(missing()),
+    }
+}
