@@ -28,18 +28,45 @@ use http::Response;
 
 use self::{context::Context, error::ApiError};
 
+/// Whoever can stream a backup of the identity service.
+#[async_trait::async_trait]
+pub trait BackupSource: Send + Sync {
+    /// Begins a backup taken by `by`. `encrypted` says that the receiver encrypts it. A backup that fails ends the body
+    /// with an error, never with a seeming end.
+    async fn backup(&self, by: &str, encrypted: bool) -> Body;
+}
+
 /// What the face needs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Enzi {
     identity: BuiltIn,
     issuer: Arc<str>,
     accounts_alias: bool,
+    backup: Option<Arc<dyn BackupSource>>,
+}
+
+impl std::fmt::Debug for Enzi {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Enzi({})", self.issuer)
+    }
 }
 
 impl Enzi {
     /// Over an identity. `issuer` is the address it is known by: `https://host[:port]`.
     pub fn new(identity: BuiltIn, issuer: &str) -> Self {
-        Self { identity, issuer: issuer.trim_end_matches('/').into(), accounts_alias: false }
+        Self {
+            identity,
+            issuer: issuer.trim_end_matches('/').into(),
+            accounts_alias: false,
+            backup: None,
+        }
+    }
+
+    /// Also streams backups: for `ucp`, whose accounts are in no registry's backup.
+    #[must_use]
+    pub fn with_backup(mut self, source: Arc<dyn BackupSource>) -> Self {
+        self.backup = Some(source);
+        self
     }
 
     /// Also serves the accounts as `/accounts/...`, as a UCP does.

@@ -157,6 +157,7 @@ routes! {
     GetAccountsConfig GET "/enzi/v0/config/accounts" Admin: "Shows counts of accounts.";
     PutAccountsConfig PUT "/enzi/v0/config/accounts" Admin: "There is nothing to set; not offered.";
     ImportAccounts POST "/enzi/v0/admin/importAccounts" Admin: "Import of accounts; not offered.";
+    Backup POST "/enzi/v0/admin/backup" Admin: "Streams an archive of everything, taken while it runs.";
     ListJobs GET "/enzi/v0/jobs" Admin: "Jobs of the identity service; not offered.";
     CreateJob POST "/enzi/v0/jobs" Admin: "Jobs of the identity service; not offered.";
     ListWorkers GET "/enzi/v0/workers" Admin: "Workers of the identity service; not offered.";

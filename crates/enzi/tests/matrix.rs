@@ -43,6 +43,7 @@ fn expected(operation: Operation) -> (&'static str, &'static str) {
         | Op::GetAccountsConfig
         | Op::PutAccountsConfig
         | Op::ImportAccounts
+        | Op::Backup
         | Op::ListJobs
         | Op::CreateJob
         | Op::ListWorkers => ("", "a"),

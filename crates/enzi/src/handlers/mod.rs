@@ -56,6 +56,7 @@ pub(crate) async fn handle(operation: Operation, context: Context) -> Answer {
         Op::PutTeamMember => organizations::put_team_member(context, false).await,
         Op::UpdateTeamMember => organizations::put_team_member(context, true).await,
         Op::DeleteTeamMember => organizations::delete_team_member(context).await,
+        Op::Backup => sessions::backup(&context).await,
         Op::GetAuthConfig => sessions::auth_config(),
         Op::PutAuthConfig => sessions::put_auth_config(&context),
         Op::GetOpenIdConfig => sessions::openid(&context),

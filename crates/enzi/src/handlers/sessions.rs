@@ -1,4 +1,4 @@
-//! Sessions, and what is fixed about how people log in.
+//! Sessions, what is fixed about how people log in, and the way to a backup.
 
 use dtr_identity::{
     Identity as _, Login,
@@ -68,4 +68,18 @@ pub(super) fn put_auth_config(context: &Context) -> Answer {
 
 pub(super) fn openid(context: &Context) -> Answer {
     ok(&json!({"issuerIdentifier": &*context.state.issuer}))
+}
+
+pub(super) async fn backup(context: &Context) -> Answer {
+    let Some(source) = &context.state.backup else {
+        let message = "the accounts are in the registry's own backup; take that one";
+        return Err(ApiError::not_offered(message));
+    };
+    let by = context.caller.actor().name;
+    let encrypted = context.query("encrypted") == Some("true");
+    let body = source.backup(&by, encrypted).await;
+    let mut response = http::Response::new(body);
+    let tar = http::HeaderValue::from_static("application/x-tar");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, tar);
+    Ok(response)
 }
