@@ -20,6 +20,9 @@ use crate::{
 /// How long a level that was looked up is used again: a grant that is taken away ends after this at the latest.
 const LEVEL_TTL: Duration = Duration::from_secs(2);
 
+/// How long a refresh token, such as docker keeps after a login, is good for.
+const REFRESH_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+
 /// Why the room cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
@@ -313,6 +316,11 @@ impl Access {
                 Err(Denied::Forbidden(format!("only administrators may {}", rule.label)))
             }
         }
+    }
+
+    /// When a refresh token that is made now ends.
+    pub fn refresh_token_end(&self) -> dtr_types::Timestamp {
+        self.catalog.now().plus(REFRESH_LIFETIME)
     }
 
     /// Limits of a caller for a new token on its behalf.

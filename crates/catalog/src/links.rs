@@ -110,6 +110,16 @@ impl Catalog {
         Ok(self.commit(transaction).await?.committed().is_some())
     }
 
+    /// Repositories through which a blob may be read, at most `limit` of them.
+    pub async fn repositories_with(
+        &self,
+        digest: &Digest,
+        limit: usize,
+    ) -> Result<Vec<RepositoryId>, CatalogError> {
+        let page = self.names(&keys::blob_links(digest), None, limit, At::Latest).await?;
+        Ok(page.items.iter().filter_map(|text| text.parse().ok()).collect())
+    }
+
     /// A blob's record, if it may be read through the repository.
     pub async fn linked_blob(
         &self,

@@ -1,1 +1,197 @@
-//! The /v2 face: OCI distribution, and /auth/token.
+//! The `/v2` face: the OCI distribution specification 1.1 (with the additions of its main branch), and the token service
+//! `/auth/token` of Docker's registries.
+//!
+//! A request goes through its stages in the order of the files: [`path`] (parse), `auth` (authenticate, authorize), then
+//! the noun's own file decides and commits: `manifests`, `blobs`, `uploads`, `tags`, `referrers`.
+//!
+//! Invariant: 201 is sent after the commit that makes the content reachable, and that commit is durable.
+
+pub mod path;
+
+mod auth;
+mod blobs;
+mod error;
+mod listing;
+mod manifests;
+mod recorder;
+mod referrers;
+mod token;
+mod uploads;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, header},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use bytes::Bytes;
+use dtr_access::Access;
+use dtr_blobs::SharedBlobs;
+use dtr_catalog::{Catalog, records::Settings};
+use dtr_types::{Digest, MediaType, RepositoryId};
+
+pub use error::OciError;
+use path::Endpoint;
+use recorder::Recorder;
+
+/// Manifests kept in memory, in bytes.
+const MANIFEST_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// How long settings are used before they are read again.
+const SETTINGS_TTL: Duration = Duration::from_secs(1);
+
+static DIGEST_HEADER: HeaderName = HeaderName::from_static("docker-content-digest");
+static UPLOAD_HEADER: HeaderName = HeaderName::from_static("docker-upload-uuid");
+static VERSION_HEADER: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+type ManifestCache = moka::sync::Cache<(RepositoryId, Digest), (MediaType, Bytes)>;
+
+/// Who may come in.
+#[derive(Clone)]
+pub(crate) enum Gate {
+    /// Whom the access room lets in.
+    Access(Access),
+    /// Everybody, to everything: for measurements. No flag of the product leads here.
+    Open,
+}
+
+/// The face. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    catalog: Catalog,
+    blobs: SharedBlobs,
+    gate: Gate,
+    manifests: ManifestCache,
+    settings: moka::sync::Cache<(), Arc<Settings>>,
+    recorder: Recorder,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Registry")
+    }
+}
+
+impl Registry {
+    /// Over the rooms below. Must be called inside a runtime: it starts the recording of pulls.
+    pub fn new(catalog: Catalog, blobs: SharedBlobs, access: Access) -> Self {
+        Self::with_gate(catalog, blobs, Gate::Access(access))
+    }
+
+    /// A registry without any access control, for benchmarks that compare it with one that has none.
+    pub fn open_to_everybody(catalog: Catalog, blobs: SharedBlobs) -> Self {
+        Self::with_gate(catalog, blobs, Gate::Open)
+    }
+
+    fn with_gate(catalog: Catalog, blobs: SharedBlobs, gate: Gate) -> Self {
+        let manifests = moka::sync::Cache::builder()
+            .max_capacity(MANIFEST_CACHE_BYTES)
+            .weigher(|_, (_, body): &(MediaType, Bytes)| {
+                u32::try_from(body.len() + 256).unwrap_or(u32::MAX)
+            })
+            .build();
+        let settings = moka::sync::Cache::builder().time_to_live(SETTINGS_TTL).build();
+        let recorder = Recorder::start(catalog.clone());
+        Self { catalog, blobs, gate, manifests, settings, recorder }
+    }
+
+    /// The routes: `/v2` and everything below it, and `/auth/token`.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/v2", any(serve))
+            .route("/v2/", any(serve))
+            .route("/v2/{*path}", any(serve))
+            .route("/auth/token", get(token::get).post(token::post))
+            .with_state(self.clone())
+    }
+
+    /// Writes out what was counted and not yet stored. Call it when serving has ended.
+    pub async fn shutdown(&self) {
+        self.recorder.flush().await;
+    }
+
+    async fn settings(&self) -> Result<Arc<Settings>, OciError> {
+        if let Some(settings) = self.settings.get(&()) {
+            return Ok(settings);
+        }
+        let settings = Arc::new(self.catalog.settings().await?);
+        self.settings.insert((), Arc::clone(&settings));
+        Ok(settings)
+    }
+
+    /// Refuses changes while the registry is read-only.
+    async fn writable(&self) -> Result<(), OciError> {
+        if self.settings().await?.read_only_registry {
+            return Err(OciError::read_only());
+        }
+        Ok(())
+    }
+}
+
+/// Every request below `/v2`.
+async fn serve(State(registry): State<Registry>, request: Request) -> Response {
+    let is_head = request.method() == Method::HEAD;
+    let mut response = match answer(&registry, request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    response.headers_mut().insert(VERSION_HEADER.clone(), HeaderValue::from_static("registry/2.0"));
+    if is_head && !response.headers().contains_key(header::CONTENT_LENGTH) {
+        // An error's body is not sent in answer to HEAD; its length would be misleading.
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+async fn answer(registry: &Registry, request: Request) -> Result<Response, OciError> {
+    let decoded = percent_encoding::percent_decode_str(request.uri().path())
+        .decode_utf8()
+        .map_err(|_| OciError::name_invalid("the path is not UTF-8"))?
+        .into_owned();
+    let challenger = auth::Challenger::of(&request);
+    let caller = registry.authenticate(&challenger, request.headers()).await?;
+    let endpoint = Endpoint::parse(&decoded)?;
+    let asked = auth::Asked { registry, caller, challenger };
+    let method = request.method().clone();
+    match (endpoint, method.as_str()) {
+        (None, _) => Err(OciError::new(
+            axum::http::StatusCode::NOT_FOUND,
+            "UNSUPPORTED",
+            "there is no such endpoint",
+        )),
+        (Some(Endpoint::Base), "GET" | "HEAD") => asked.base(),
+        (Some(Endpoint::Catalog), "GET" | "HEAD") => listing::catalog(&asked, request).await,
+        (Some(Endpoint::Tags(name)), "GET" | "HEAD") => listing::tags(&asked, name, request).await,
+        (Some(Endpoint::Manifest(name, reference)), "GET" | "HEAD") => {
+            manifests::get(&asked, name, reference, request).await
+        }
+        (Some(Endpoint::Manifest(name, reference)), "PUT") => {
+            manifests::put(&asked, name, reference, request).await
+        }
+        (Some(Endpoint::Manifest(name, reference)), "DELETE") => {
+            manifests::delete(&asked, name, reference).await
+        }
+        (Some(Endpoint::Blob(name, digest)), "GET" | "HEAD") => {
+            blobs::get(&asked, name, digest, request).await
+        }
+        (Some(Endpoint::Blob(name, digest)), "DELETE") => blobs::delete(&asked, name, digest).await,
+        (Some(Endpoint::Uploads(name)), "POST") => uploads::post(&asked, name, request).await,
+        (Some(Endpoint::Upload(name, id)), "PATCH") => {
+            uploads::patch(&asked, name, id, request).await
+        }
+        (Some(Endpoint::Upload(name, id)), "PUT") => uploads::put(&asked, name, id, request).await,
+        (Some(Endpoint::Upload(name, id)), "GET" | "HEAD") => {
+            uploads::status(&asked, name, id).await
+        }
+        (Some(Endpoint::Upload(name, id)), "DELETE") => uploads::cancel(&asked, name, id).await,
+        (Some(Endpoint::Referrers(name, digest)), "GET" | "HEAD") => {
+            referrers::get(&asked, name, digest, request).await
+        }
+        (Some(_), other) => {
+            Err(OciError::unsupported(format!("{other} is not offered at this endpoint")))
+        }
+    }
+}

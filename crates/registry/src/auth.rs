@@ -1,0 +1,313 @@
+//! Who asks and whether they may, in the terms of the protocol: challenges, scopes, and which refusal a client
+//! understands. Source: Docker registry token authentication; traps of real clients are noted where they matter.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use dtr_access::{Caller, Denied, Limits, Operation};
+use dtr_catalog::records::{Repository, Visibility};
+use dtr_transport::RequestInfo;
+use dtr_types::{RepositoryId, RepositoryName};
+
+use crate::{Gate, OciError, Registry};
+
+/// Makes the challenge that tells a client where to get a token.
+#[derive(Clone, Debug)]
+pub(crate) struct Challenger {
+    base: String,
+    host: String,
+    has_token: bool,
+}
+
+impl Challenger {
+    /// From the address that the client used.
+    pub fn of(request: &Request) -> Self {
+        let info = request.extensions().get::<RequestInfo>();
+        let host = info
+            .and_then(|info| info.host.as_deref().map(str::to_owned))
+            .or_else(|| {
+                let host = request.headers().get(header::HOST)?;
+                Some(host.to_str().ok()?.to_owned())
+            })
+            .unwrap_or_else(|| "localhost".to_owned());
+        let base =
+            info.and_then(RequestInfo::base_url).unwrap_or_else(|| format!("https://{host}"));
+        let has_token = request.headers().contains_key(header::AUTHORIZATION);
+        Self { base, host, has_token }
+    }
+
+    /// `401` with the challenge for a scope.
+    pub fn unauthorized(
+        &self,
+        message: &str,
+        scope: Option<&str>,
+        error: Option<&str>,
+    ) -> OciError {
+        let quoted = |text: &str| text.replace(['"', '\\'], "");
+        let mut challenge = format!(
+            "Bearer realm=\"{}/auth/token\",service=\"{}\"",
+            quoted(&self.base),
+            quoted(&self.host)
+        );
+        if let Some(scope) = scope {
+            challenge.push_str(&format!(",scope=\"{scope}\""));
+        }
+        if let Some(error) = error {
+            challenge.push_str(&format!(",error=\"{error}\""));
+        }
+        OciError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+            .header(header::WWW_AUTHENTICATE, challenge)
+    }
+}
+
+impl Registry {
+    /// Who sends these headers.
+    pub(crate) async fn authenticate(
+        &self,
+        challenger: &Challenger,
+        headers: &HeaderMap,
+    ) -> Result<Caller, OciError> {
+        let access = match &self.gate {
+            Gate::Open => return Ok(Caller::Local),
+            Gate::Access(access) => access,
+        };
+        let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(Caller::Anonymous) };
+        let wrong = |message: &str| challenger.unauthorized(message, None, Some("invalid_token"));
+        let text = value.to_str().map_err(|_| wrong("the Authorization header is not text"))?;
+        match access.caller_from_header(text).await {
+            Ok(caller) => Ok(caller),
+            Err(error) => {
+                let error = OciError::from(error);
+                // The message stays; the challenge lets the client ask for another token.
+                if error.status() == StatusCode::UNAUTHORIZED {
+                    return Err(wrong("the credentials are wrong, or the token has ended"));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A request with who asks.
+pub(crate) struct Asked<'a> {
+    pub registry: &'a Registry,
+    pub caller: Caller,
+    pub challenger: Challenger,
+}
+
+/// The actions of a scope that an operation needs, as a challenge names them.
+fn actions(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Push => "pull,push",
+        Operation::DeleteTag => "delete",
+        _ => "pull",
+    }
+}
+
+impl Asked<'_> {
+    /// `GET /v2/`: always challenges without a token, also where anonymous pulls are allowed, since podman and skopeo
+    /// learn only here how to log in.
+    pub fn base(&self) -> Result<Response, OciError> {
+        if matches!(self.caller, Caller::Anonymous) && !self.challenger.has_token {
+            return Err(self.challenger.unauthorized("log in first", None, None));
+        }
+        let mut response = Response::new(Body::from("{}"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(response)
+    }
+
+    /// The repository, if the caller may do this with it.
+    pub async fn repository(
+        &self,
+        name: &RepositoryName,
+        operation: Operation,
+    ) -> Result<Repository, OciError> {
+        let found = self.registry.catalog.lookup_repository(name).await?.map(|found| found.value);
+        let access = match &self.registry.gate {
+            Gate::Open => return self.open_repository(name, found).await,
+            Gate::Access(access) => access,
+        };
+        let scope = format!("repository:{name}:{}", actions(operation));
+        let Some(repository) = found else {
+            if operation == Operation::Push
+                && let Some(made) = self.create_on_push(name, &scope).await?
+            {
+                return Ok(made);
+            }
+            return Err(match self.caller {
+                Caller::Anonymous => self.log_in(&scope),
+                _ => OciError::name_unknown(name),
+            });
+        };
+        let allowed = access.authorize_repository(&self.caller, operation, &repository).await?;
+        let Err(denied) = allowed else { return Ok(repository) };
+        // A token that was issued for something else: the client is to ask for another one.
+        if let Some(unscoped) = without_scopes(&self.caller)
+            && access.authorize_repository(&unscoped, operation, &repository).await?.is_ok()
+        {
+            let message = format!("the token does not cover {scope}");
+            return Err(self.challenger.unauthorized(
+                &message,
+                Some(&scope),
+                Some("insufficient_scope"),
+            ));
+        }
+        // Told without regard to the token's scopes, which only say what was asked for.
+        let denied = match without_scopes(&self.caller) {
+            Some(unscoped) => {
+                match access.authorize_repository(&unscoped, operation, &repository).await? {
+                    Err(denied) => denied,
+                    Ok(_) => denied,
+                }
+            }
+            None => denied,
+        };
+        Err(match denied {
+            Denied::NotAuthenticated => self.log_in(&scope),
+            Denied::Absent => OciError::name_unknown(name),
+            Denied::Forbidden(reason) => OciError::denied(reason),
+        })
+    }
+
+    fn log_in(&self, scope: &str) -> OciError {
+        self.challenger.unauthorized("authentication is required", Some(scope), None)
+    }
+
+    /// Makes the repository that a push names, if the settings and the caller's rights allow it.
+    async fn create_on_push(
+        &self,
+        name: &RepositoryName,
+        scope: &str,
+    ) -> Result<Option<Repository>, OciError> {
+        let Gate::Access(access) = &self.registry.gate else { return Ok(None) };
+        if !self.registry.settings().await?.create_repository_on_push {
+            return Ok(None);
+        }
+        let Some(owner) = access.identity().account(&name.namespace()).await? else {
+            return Ok(None);
+        };
+        let allowed =
+            access.authorize_namespace(&self.caller, Operation::CreateRepository, &owner).await?;
+        if allowed.is_err() {
+            return Ok(None);
+        }
+        let limits = self.caller.limits();
+        if limits.is_some_and(|l| !l.allow(dtr_access::Action::Push, Some(name))) {
+            let message = format!("the token does not cover {scope}");
+            return Err(self.challenger.unauthorized(
+                &message,
+                Some(scope),
+                Some("insufficient_scope"),
+            ));
+        }
+        let repository = new_repository(self.registry, name, owner.id, owner.is_org);
+        self.store_new(repository).await.map(Some)
+    }
+
+    async fn store_new(&self, repository: Repository) -> Result<Repository, OciError> {
+        let catalog = &self.registry.catalog;
+        let event = crate::recorder::event(
+            catalog,
+            &self.caller,
+            &repository,
+            dtr_catalog::records::EventType::Create,
+            "repository",
+            repository.name.as_str(),
+            "",
+        );
+        match catalog.create_repository(&repository, Some(&event)).await {
+            Ok(()) => Ok(repository),
+            // Another push of the same moment was first.
+            Err(dtr_catalog::CatalogError::Exists { .. }) => {
+                let found = catalog.lookup_repository(&repository.name).await?;
+                Ok(found.ok_or_else(|| OciError::name_unknown(&repository.name))?.value)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn open_repository(
+        &self,
+        name: &RepositoryName,
+        found: Option<Repository>,
+    ) -> Result<Repository, OciError> {
+        if let Some(repository) = found {
+            return Ok(repository);
+        }
+        let owner = dtr_types::AccountId::random(self.registry.catalog.random());
+        let mut repository = new_repository(self.registry, name, owner, false);
+        repository.visibility = Visibility::Public;
+        self.store_new(repository).await
+    }
+
+    /// The repositories among `ids` that the caller can pull from, in order.
+    pub async fn pullable(&self, ids: &[RepositoryId]) -> Result<Vec<Repository>, OciError> {
+        let mut all = Vec::new();
+        for id in ids {
+            let key = dtr_catalog::keys::repository(id);
+            let Some(found) = self.registry.catalog.get(&key).await? else { continue };
+            if self.may_pull(&found.value).await? {
+                all.push(found.value);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether the caller can pull from a repository.
+    pub async fn may_pull(&self, repository: &Repository) -> Result<bool, OciError> {
+        match &self.registry.gate {
+            Gate::Open => Ok(true),
+            Gate::Access(access) => Ok(access
+                .authorize_repository(&self.caller, Operation::Pull, repository)
+                .await?
+                .is_ok()),
+        }
+    }
+
+    /// As [`Asked::may_pull`], without regard to what the token was issued for: for lists.
+    pub async fn may_see(&self, repository: &Repository) -> Result<bool, OciError> {
+        match (&self.registry.gate, without_scopes(&self.caller)) {
+            (Gate::Access(access), Some(unscoped)) => Ok(access
+                .authorize_repository(&unscoped, Operation::Pull, repository)
+                .await?
+                .is_ok()),
+            _ => self.may_pull(repository).await,
+        }
+    }
+}
+
+/// The caller with its rights as they are without the scopes of its bearer token; `None` when it has none.
+fn without_scopes(caller: &Caller) -> Option<Caller> {
+    let Caller::User { principal, limits } = caller else { return None };
+    limits.scopes.as_ref()?;
+    let limits = Limits { scopes: None, ..(**limits).clone() };
+    Some(Caller::User { principal: Arc::clone(principal), limits: Arc::new(limits) })
+}
+
+fn new_repository(
+    registry: &Registry,
+    name: &RepositoryName,
+    owner: dtr_types::AccountId,
+    owner_is_org: bool,
+) -> Repository {
+    Repository {
+        id: RepositoryId::random(registry.catalog.random()),
+        name: name.clone(),
+        namespace: owner,
+        namespace_is_org: owner_is_org,
+        visibility: Visibility::Private,
+        short_description: String::new(),
+        long_description: String::new(),
+        immutable_tags: false,
+        scan_on_push: false,
+        tag_limit: 0,
+        created_at: registry.catalog.now(),
+    }
+}

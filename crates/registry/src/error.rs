@@ -1,0 +1,291 @@
+//! The errors of `/v2`: codes and statuses of the distribution specification, messages for people. One place maps what
+//! the rooms below say to what a client is told.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use dtr_access::AuthError;
+use dtr_blobs::BlobError;
+use dtr_catalog::CatalogError;
+use dtr_identity::IdentityError;
+use dtr_store::StoreError;
+use dtr_types::{Digest, ManifestError, RepositoryName};
+use serde_json::{Value, json};
+
+use crate::path::Reference;
+
+/// A refused request.
+#[derive(Debug)]
+pub struct OciError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    detail: Value,
+    headers: Vec<(header::HeaderName, HeaderValue)>,
+}
+
+impl OciError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), detail: Value::Null, headers: Vec::new() }
+    }
+
+    fn detail(mut self, detail: Value) -> Self {
+        self.detail = detail;
+        self
+    }
+
+    pub(crate) fn header(mut self, name: header::HeaderName, value: impl AsRef<str>) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value.as_ref()) {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// The specification's code.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn name_invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "NAME_INVALID", message)
+    }
+
+    pub(crate) fn tag_invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "TAG_INVALID", message)
+    }
+
+    pub(crate) fn digest_invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message)
+    }
+
+    pub(crate) fn size_invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "SIZE_INVALID", message)
+    }
+
+    pub(crate) fn upload_unknown(id: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "BLOB_UPLOAD_UNKNOWN",
+            format!("upload {id} is not known (any more); start the upload again"),
+        )
+    }
+
+    pub(crate) fn name_unknown(name: &RepositoryName) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "NAME_UNKNOWN",
+            format!(
+                "repository {name} does not exist, or you may not see it; it must be created before it is pushed to"
+            ),
+        )
+        .detail(json!({ "name": name }))
+    }
+
+    pub(crate) fn manifest_unknown(name: &RepositoryName, reference: &Reference) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "MANIFEST_UNKNOWN",
+            format!("{name} has no manifest {reference}"),
+        )
+        .detail(json!({ "name": name, "reference": reference.to_string() }))
+    }
+
+    pub(crate) fn blob_unknown(name: &RepositoryName, digest: &Digest) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", format!("{name} has no blob {digest}"))
+            .detail(json!({ "name": name, "digest": digest }))
+    }
+
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message)
+    }
+
+    pub(crate) fn denied(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "DENIED", message)
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+            .header(header::RETRY_AFTER, "5")
+    }
+
+    pub(crate) fn read_only() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "UNAVAILABLE",
+            "the registry is read-only at the moment; pulling works, pushing works again when an administrator says so",
+        )
+        .header(header::RETRY_AFTER, "60")
+    }
+
+    pub(crate) fn page_invalid() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "PAGINATION_NUMBER_INVALID",
+            "n must be a number that is not negative",
+        )
+    }
+
+    fn full(what: &str) -> Self {
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "UNAVAILABLE",
+            format!(
+                "the registry's {what} is full; nothing was lost. Push again when there is room"
+            ),
+        )
+        .header(header::RETRY_AFTER, "60")
+    }
+
+    fn internal(error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, "a request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "UNKNOWN",
+            "something went wrong inside the registry; its log says what, under this request's id",
+        )
+    }
+}
+
+impl IntoResponse for OciError {
+    fn into_response(self) -> Response {
+        let mut error = json!({ "code": self.code, "message": self.message });
+        if !self.detail.is_null() {
+            error["detail"] = self.detail;
+        }
+        let body = json!({ "errors": [error] }).to_string();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        for (name, value) in self.headers {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<StoreError> for OciError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full { .. } => {
+                tracing::error!(%error, "the store has no room");
+                Self::full("disk")
+            }
+            _ if error.may_retry() => {
+                tracing::error!(%error, "the store cannot be used");
+                Self::unavailable(
+                    "the registry's store cannot be used right now; try again in a moment",
+                )
+            }
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<CatalogError> for OciError {
+    fn from(error: CatalogError) -> Self {
+        let message = error.to_string();
+        match error {
+            CatalogError::Store(error) => error.into(),
+            CatalogError::BlobMissing(digest) => Self::new(
+                StatusCode::BAD_REQUEST,
+                "MANIFEST_BLOB_UNKNOWN",
+                format!("the manifest refers to blob {digest}, which is not in the repository; push it first"),
+            )
+            .detail(json!({ "digest": digest })),
+            CatalogError::ManifestMissing(digest) => Self::new(
+                StatusCode::BAD_REQUEST,
+                "MANIFEST_BLOB_UNKNOWN",
+                format!("the index lists {digest}, which is not in the repository; push it first"),
+            )
+            .detail(json!({ "digest": digest })),
+            CatalogError::TagImmutable(_) | CatalogError::BlobInUse(_) => Self::denied(message),
+            CatalogError::Missing { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message)
+            }
+            CatalogError::TooMany { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", message)
+            }
+            CatalogError::Contention(_) | CatalogError::Condemned(_) => Self::unavailable(message),
+            CatalogError::Record { .. } | CatalogError::Encode { .. } | CatalogError::Exists { .. } => {
+                Self::internal(&message)
+            }
+        }
+    }
+}
+
+impl From<BlobError> for OciError {
+    fn from(error: BlobError) -> Self {
+        let message = error.to_string();
+        match error {
+            BlobError::Full { .. } => {
+                tracing::error!(error = %message, "the blob storage has no room");
+                Self::full("blob storage")
+            }
+            BlobError::ReadOnly { .. } | BlobError::Unavailable { .. } => {
+                tracing::error!(error = %message, "the blob storage cannot be used");
+                Self::unavailable(
+                    "the registry's blob storage cannot be used right now; try again in a moment",
+                )
+            }
+            BlobError::NotFound(_) => {
+                tracing::error!(error = %message, "a blob is missing from the storage");
+                Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", message)
+            }
+            BlobError::UploadNotFound(id) => Self::upload_unknown(id.as_str()),
+            BlobError::UploadBusy(_) | BlobError::Offset { .. } => {
+                Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", message)
+            }
+            BlobError::Range { .. } => {
+                Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_INVALID", message)
+            }
+            BlobError::Mismatch { .. } => Self::digest_invalid(message),
+            BlobError::Size { .. } => Self::size_invalid(message),
+            BlobError::Body(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", message)
+            }
+            BlobError::UploadExists(_)
+            | BlobError::Corrupt { .. }
+            | BlobError::Unsuitable { .. } => Self::internal(&message),
+        }
+    }
+}
+
+impl From<ManifestError> for OciError {
+    fn from(error: ManifestError) -> Self {
+        let status = match error {
+            ManifestError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, "MANIFEST_INVALID", error.to_string())
+    }
+}
+
+impl From<AuthError> for OciError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Wrong(why) => Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", why),
+            AuthError::Identity(error) => error.into(),
+            AuthError::Catalog(error) => error.into(),
+        }
+    }
+}
+
+impl From<IdentityError> for OciError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::WrongCredentials => {
+                Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", error.to_string())
+            }
+            IdentityError::Catalog(error) => error.into(),
+            other => Self::unavailable(other.to_string()),
+        }
+    }
+}

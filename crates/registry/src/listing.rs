@@ -1,0 +1,128 @@
+//! Lists: the tags of a repository, the repositories of the registry.
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderValue, header},
+    response::Response,
+};
+use dtr_access::{Caller, Operation};
+use dtr_store::At;
+use dtr_types::RepositoryName;
+use serde_json::json;
+
+use crate::{OciError, auth::Asked, blobs::header_value, uploads::Query};
+
+/// Items of a page when the client does not say.
+const CATALOG_DEFAULT: usize = 100;
+/// Most items of a page; more are behind the link.
+const PAGE_MAX: usize = 1000;
+
+/// How many items are wanted: `n`, cut to what one page holds.
+fn wanted(query: &Query, default: usize) -> Result<usize, OciError> {
+    match query.get("n") {
+        None | Some("") => Ok(default),
+        Some(text) => {
+            let n: u64 = text.parse().map_err(|_| OciError::page_invalid())?;
+            Ok(usize::try_from(n).unwrap_or(usize::MAX).min(PAGE_MAX))
+        }
+    }
+}
+
+pub(crate) fn json_response(body: String) -> Response {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_LENGTH, header_value(body.len()));
+    *response.body_mut() = Body::from(body);
+    response
+}
+
+pub(crate) fn with_next(mut response: Response, target: &str) -> Response {
+    response.headers_mut().insert(header::LINK, header_value(format!("<{target}>; rel=\"next\"")));
+    response
+}
+
+/// `GET .../tags/list`
+pub(crate) async fn tags(
+    asked: &Asked<'_>,
+    name: RepositoryName,
+    request: Request,
+) -> Result<Response, OciError> {
+    let repository = asked.repository(&name, Operation::Pull).await?;
+    let query = Query::of(&request);
+    let n = wanted(&query, PAGE_MAX)?;
+    if n == 0 {
+        return Ok(json_response(json!({ "name": name, "tags": [] }).to_string()));
+    }
+    let last = query.get("last").filter(|last| !last.is_empty());
+    let prefix = dtr_catalog::keys::tags(&repository.id);
+    let mut names: Vec<String> = Vec::with_capacity(n);
+    let mut more = true;
+    while more && names.len() < n {
+        let after = names.last().map(String::as_str).or(last);
+        let page =
+            asked.registry.catalog.names(&prefix, after, n - names.len(), At::Latest).await?;
+        more = page.more;
+        names.extend(page.items);
+    }
+    let response = json_response(json!({ "name": name, "tags": names }).to_string());
+    Ok(match names.last() {
+        Some(last) if more => {
+            with_next(response, &format!("/v2/{name}/tags/list?last={last}&n={n}"))
+        }
+        _ => response,
+    })
+}
+
+/// `GET /v2/_catalog`: the repositories that the caller can read.
+pub(crate) async fn catalog(asked: &Asked<'_>, request: Request) -> Result<Response, OciError> {
+    if matches!(asked.caller, Caller::Anonymous) {
+        let scope = "registry:catalog:*";
+        return Err(asked.challenger.unauthorized(
+            "log in to list repositories",
+            Some(scope),
+            None,
+        ));
+    }
+    let query = Query::of(&request);
+    let n = wanted(&query, CATALOG_DEFAULT)?;
+    if n == 0 {
+        return Ok(json_response(json!({ "repositories": [] }).to_string()));
+    }
+    let last = query.get("last").filter(|last| !last.is_empty());
+    let mut after: Option<RepositoryName> = match last {
+        Some(text) => Some(
+            text.parse()
+                .map_err(|error: dtr_types::NameError| OciError::name_invalid(error.to_string()))?,
+        ),
+        None => None,
+    };
+    let mut names: Vec<RepositoryName> = Vec::new();
+    let more = loop {
+        let page = asked.registry.catalog.list_repositories(None, after.as_ref(), 200).await?;
+        after = page.items.last().map(|repository| repository.name.clone());
+        let mut full = false;
+        for repository in page.items {
+            if !asked.may_see(&repository).await? {
+                continue;
+            }
+            if names.len() == n {
+                full = true;
+                break;
+            }
+            names.push(repository.name);
+        }
+        if full {
+            break true;
+        }
+        if !page.more || after.is_none() {
+            break false;
+        }
+    };
+    let response = json_response(json!({ "repositories": names }).to_string());
+    Ok(match names.last() {
+        Some(last) if more => with_next(response, &format!("/v2/_catalog?last={last}&n={n}")),
+        _ => response,
+    })
+}

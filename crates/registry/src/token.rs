@@ -1,0 +1,298 @@
+//! `/auth/token`: credentials and scopes in, a short-lived token out. Source: Docker registry token authentication (GET)
+//! and its OAuth 2 form (POST).
+//!
+//! A scope that the caller has no right to is left out; a token without any is no error, and good for nothing. The
+//! resource then says what was missing.
+
+use axum::{
+    Json,
+    extract::{Form, Query, Request, State, rejection::FormRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use dtr_access::{Access, Action, Caller, NewAccessToken, Operation, Scope};
+use dtr_catalog::records::TokenOrigin;
+use dtr_types::{RepositoryName, Secret};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{Gate, OciError, Registry, auth::Challenger};
+
+/// Scopes of one request; more are ignored.
+const SCOPES_MAX: usize = 50;
+
+/// `GET /auth/token`
+pub(crate) async fn get(
+    State(registry): State<Registry>,
+    Query(pairs): Query<Vec<(String, String)>>,
+    request: Request,
+) -> Response {
+    let challenger = Challenger::of(&request);
+    let (parts, _) = request.into_parts();
+    let answer = async {
+        let caller = match registry.authenticate(&challenger, &parts.headers).await {
+            Ok(caller) => caller,
+            Err(error) if error.status() == StatusCode::UNAUTHORIZED => {
+                return Err(refused());
+            }
+            Err(error) => return Err(error),
+        };
+        let value = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let scopes = pairs.iter().filter(|(key, _)| key == "scope").map(|(_, v)| v.as_str());
+        let wants_refresh = value("offline_token") == Some("true");
+        let client = value("client_id").unwrap_or_default();
+        let service = value("service").unwrap_or_default();
+        grant(&registry, &caller, scopes, service, client, wants_refresh, &parts.headers).await
+    };
+    match answer.await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+fn refused() -> OciError {
+    OciError::new(
+        StatusCode::UNAUTHORIZED,
+        "UNAUTHORIZED",
+        "the user name or password is wrong, or the account is not active",
+    )
+    .header(header::WWW_AUTHENTICATE, "Basic realm=\"dtr\"")
+}
+
+/// The form of `POST /auth/token`.
+#[derive(Deserialize)]
+pub(crate) struct TokenForm {
+    grant_type: String,
+    #[serde(default)]
+    service: String,
+    #[serde(default)]
+    client_id: String,
+    #[serde(default)]
+    scope: String,
+    #[serde(default)]
+    access_type: String,
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    password: Secret,
+    #[serde(default)]
+    refresh_token: Secret,
+}
+
+/// `POST /auth/token`
+pub(crate) async fn post(
+    State(registry): State<Registry>,
+    headers: HeaderMap,
+    form: Result<Form<TokenForm>, FormRejection>,
+) -> Response {
+    let answer = async {
+        let Form(form) = form.map_err(|rejection| {
+            OciError::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", rejection.body_text())
+        })?;
+        let Gate::Access(access) = &registry.gate else {
+            return Err(OciError::unsupported("this registry hands out no tokens"));
+        };
+        let caller = match form.grant_type.as_str() {
+            "password" => access.caller_from_password(&form.username, &form.password).await,
+            "refresh_token" => access.caller_from_bearer(&form.refresh_token).await,
+            other => {
+                return Err(OciError::new(
+                    StatusCode::BAD_REQUEST,
+                    "UNSUPPORTED",
+                    format!(
+                        "grant_type \"{}\" is not offered; use password or refresh_token",
+                        other.chars().take(40).collect::<String>()
+                    ),
+                ));
+            }
+        };
+        let caller = caller.map_err(|error| {
+            let error = OciError::from(error);
+            if error.status() == StatusCode::UNAUTHORIZED { refused() } else { error }
+        })?;
+        let scopes = form.scope.split(' ').filter(|scope| !scope.is_empty());
+        let wants_refresh = form.access_type == "offline" && form.grant_type == "password";
+        let client = form.client_id.as_str();
+        grant(&registry, &caller, scopes, &form.service, client, wants_refresh, &headers).await
+    };
+    match answer.await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// `type[(class)]:name:action[,action...]`; the name may hold a host with a port, so it ends at the last colon.
+fn parse_scope(text: &str) -> Option<(&str, &str, Vec<&str>)> {
+    let (kind, rest) = text.split_once(':')?;
+    let (name, actions) = rest.rsplit_once(':')?;
+    let kind = kind.split_once('(').map_or(kind, |(kind, _)| kind);
+    Some((kind, name, actions.split(',').map(str::trim).collect()))
+}
+
+/// What of a scope the caller may have.
+async fn granted(
+    registry: &Registry,
+    access: &Access,
+    caller: &Caller,
+    text: &str,
+) -> Result<Option<Scope>, OciError> {
+    let Some((kind, name, actions)) = parse_scope(text) else { return Ok(None) };
+    let wants = |action: &str| actions.contains(&action) || actions.contains(&"*");
+    if kind == "registry" {
+        let listed = access.authorize_system(caller, Operation::ListCatalog).is_ok();
+        let catalog = name == "catalog" && actions.contains(&"*") && listed;
+        let scope = Scope { name: "catalog".to_owned(), actions: vec![Action::Pull] };
+        return Ok(catalog.then_some(scope));
+    }
+    let Ok(repository_name) = name.parse::<RepositoryName>() else { return Ok(None) };
+    if kind != "repository" {
+        return Ok(None);
+    }
+    let mut allowed = Vec::new();
+    let found = registry.catalog.lookup_repository(&repository_name).await?;
+    for (action, word, operation) in [
+        (Action::Pull, "pull", Operation::Pull),
+        (Action::Push, "push", Operation::Push),
+        (Action::Delete, "delete", Operation::DeleteTag),
+    ] {
+        if !wants(word) {
+            continue;
+        }
+        let yes = match &found {
+            Some(found) => {
+                access.authorize_repository(caller, operation, &found.value).await?.is_ok()
+            }
+            None => may_create(registry, access, caller, &repository_name).await?,
+        };
+        if yes {
+            allowed.push(action);
+        }
+    }
+    Ok((!allowed.is_empty()).then(|| Scope { name: name.to_owned(), actions: allowed }))
+}
+
+/// Whether a push to a repository that does not exist would make it.
+async fn may_create(
+    registry: &Registry,
+    access: &Access,
+    caller: &Caller,
+    name: &RepositoryName,
+) -> Result<bool, OciError> {
+    if !registry.settings().await?.create_repository_on_push {
+        return Ok(false);
+    }
+    let Some(owner) = access.identity().account(&name.namespace()).await? else {
+        return Ok(false);
+    };
+    let operation = Operation::CreateRepository;
+    Ok(access.authorize_namespace(caller, operation, &owner).await?.is_ok())
+}
+
+async fn grant(
+    registry: &Registry,
+    caller: &Caller,
+    scopes: impl Iterator<Item = &str>,
+    service: &str,
+    client: &str,
+    wants_refresh: bool,
+    headers: &HeaderMap,
+) -> Result<Response, OciError> {
+    let Gate::Access(access) = &registry.gate else {
+        return Err(OciError::unsupported("this registry hands out no tokens"));
+    };
+    let mut allowed = Vec::new();
+    for scope in scopes.flat_map(|text| text.split(' ')).take(SCOPES_MAX) {
+        allowed.extend(granted(registry, access, caller, scope).await?);
+    }
+    let words: Vec<String> = allowed
+        .iter()
+        .map(|scope: &Scope| {
+            let actions: Vec<&str> = scope
+                .actions
+                .iter()
+                .map(|action| match action {
+                    Action::Pull => "pull",
+                    Action::Push => "push",
+                    Action::Delete => "delete",
+                    Action::Manage => "*",
+                })
+                .collect();
+            format!("repository:{}:{}", scope.name, actions.join(","))
+        })
+        .collect();
+    let issued = access.issue_token(caller, allowed, service).await.map_err(|error| {
+        tracing::error!(%error, "no token was issued");
+        OciError::unavailable("no token can be issued right now; try again in a moment")
+    })?;
+    let token = issued.token.expose();
+    let mut answer = json!({
+        "token": token,
+        "access_token": token,
+        "expires_in": issued.expires_in.as_secs(),
+        "issued_at": issued.issued_at,
+        "scope": words.join(" "),
+    });
+    if wants_refresh && let Some(refresh) = refresh_token(access, caller, client, headers).await? {
+        answer["refresh_token"] = refresh.expose().into();
+    }
+    let no_store = [(header::CACHE_CONTROL, "no-store")];
+    Ok((no_store, Json(answer)).into_response())
+}
+
+/// A token that docker keeps instead of the password. It has the limits of what it was asked for with.
+async fn refresh_token(
+    access: &Access,
+    caller: &Caller,
+    client: &str,
+    headers: &HeaderMap,
+) -> Result<Option<Secret>, OciError> {
+    let Some(account) = caller.account_id() else { return Ok(None) };
+    let limits = Access::limits_of(caller);
+    // A bearer token of ours cannot be turned into one that lasts.
+    if limits.scopes.is_some() {
+        return Ok(None);
+    }
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    let client: String = client.chars().take(60).collect();
+    let made = access
+        .create_access_token(
+            NewAccessToken {
+                account: account.clone(),
+                label: format!("login of {}", if client.is_empty() { "a client" } else { &client }),
+                expires_at: Some(access.refresh_token_end()),
+                repositories: limits
+                    .repositories
+                    .map(|patterns| patterns.iter().map(ToString::to_string).collect()),
+                pull_only: limits.pull_only,
+                origin: TokenOrigin::Auto,
+                creator_ua: agent.unwrap_or_default().chars().take(200).collect(),
+            },
+            None,
+        )
+        .await;
+    match made {
+        Ok((_, token)) => Ok(Some(token)),
+        Err(error) => {
+            tracing::warn!(%error, "no refresh token was made");
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_with_hosts_and_classes_are_read() {
+        let parsed = parse_scope("repository:reg.example.com:5443/team/app:pull,push");
+        assert_eq!(
+            parsed,
+            Some(("repository", "reg.example.com:5443/team/app", vec!["pull", "push"]))
+        );
+        let parsed = parse_scope("repository(plugin):a/b:pull");
+        assert_eq!(parsed, Some(("repository", "a/b", vec!["pull"])));
+        assert_eq!(parse_scope("registry"), None);
+        assert_eq!(parse_scope("registry:catalog"), None);
+    }
+}

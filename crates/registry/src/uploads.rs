@@ -1,0 +1,474 @@
+//! Uploads: begun, continued in chunks or streamed, ended, asked about, given up; and mounts, which save them.
+//!
+//! A session is a record in the store (offset, state of the hash) and bytes in the blob storage; both outlive the process
+//! and either replica can go on with it. The record is written after the bytes are durable, so it never promises more than
+//! there is.
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+};
+use dtr_access::Operation;
+use dtr_blobs::{Appended, BoxError, ByteStream, Staged};
+use dtr_catalog::{
+    Catalog, LinkCheck, Versioned,
+    records::{Repository, UploadRecord},
+};
+use dtr_store::Transaction;
+use dtr_types::{Algorithm, Digest, Hasher, RepositoryId, RepositoryName, UploadId};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use std::time::Duration;
+
+use crate::{DIGEST_HEADER, OciError, Registry, UPLOAD_HEADER, auth::Asked, blobs::header_value};
+
+/// How often a commit that lost a race is tried again.
+const ATTEMPTS_MAX: usize = 32;
+/// How long a push waits for the collector to finish with the blob that it pushes.
+const CONDEMNED_WAIT: Duration = Duration::from_millis(100);
+/// Repositories that are tried for a mount without a source.
+const MOUNT_SOURCES_MAX: usize = 50;
+
+/// The query of a request, decoded. `+` stays `+`: media types and digests have it, blanks they have not.
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn of(request: &Request) -> Self {
+        let decode = |text: &str| {
+            percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+        };
+        let pairs = request.uri().query().unwrap_or_default().split('&').filter(|p| !p.is_empty());
+        Self(
+            pairs
+                .map(|pair| {
+                    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (decode(key), decode(value))
+                })
+                .collect(),
+        )
+    }
+
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+}
+
+fn digest_of(query: &Query) -> Result<Digest, OciError> {
+    let text = query
+        .get("digest")
+        .ok_or_else(|| OciError::digest_invalid("the request has no parameter \"digest\""))?;
+    text.parse()
+        .map_err(|error: dtr_types::DigestError| OciError::digest_invalid(error.to_string()))
+}
+
+fn body_of(request: Request) -> ByteStream {
+    request.into_body().into_data_stream().map_err(|error| Box::new(error) as BoxError).boxed()
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    match headers.get(header::CONTENT_LENGTH) {
+        Some(value) => value.as_bytes() != b"0",
+        // HTTP/1.1 says so with this header; in HTTP/2 a body without a length just comes.
+        None => true,
+    }
+}
+
+fn location(name: &RepositoryName, id: &UploadId) -> String {
+    format!("/v2/{name}/blobs/uploads/{id}")
+}
+
+/// `Range` of what has arrived; with nothing it is `0-0`, as the reference implementation says it.
+fn arrived(offset: u64) -> String {
+    format!("0-{}", offset.saturating_sub(1))
+}
+
+fn progress(status: StatusCode, name: &RepositoryName, id: &UploadId, offset: u64) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, header_value(location(name, id)));
+    headers.insert(header::RANGE, header_value(arrived(offset)));
+    headers.insert(UPLOAD_HEADER.clone(), header_value(id));
+    headers.insert(header::CONTENT_LENGTH, header_value(0));
+    response
+}
+
+fn created(name: &RepositoryName, digest: &Digest) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::CREATED;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, header_value(format!("/v2/{name}/blobs/{digest}")));
+    headers.insert(DIGEST_HEADER.clone(), header_value(digest));
+    headers.insert(header::CONTENT_LENGTH, header_value(0));
+    response
+}
+
+/// `POST .../blobs/uploads/`: begins a session, mounts, or takes a whole blob.
+pub(crate) async fn post(
+    asked: &Asked<'_>,
+    name: RepositoryName,
+    request: Request,
+) -> Result<Response, OciError> {
+    let repository = asked.repository(&name, Operation::Push).await?;
+    asked.registry.writable().await?;
+    let query = Query::of(&request);
+    // A mount that does not succeed, for whatever reason, is an ordinary session: anything else ends the push.
+    if let Some(Ok(digest)) = query.get("mount").map(str::parse::<Digest>)
+        && mount(asked, &repository, &digest, query.get("from")).await?
+    {
+        return Ok(created(&name, &digest));
+    }
+    if query.get("digest").is_some() && query.get("mount").is_none() {
+        let digest = digest_of(&query)?;
+        return take_whole(asked.registry, &repository, digest, body_of(request)).await;
+    }
+    let algorithm = match query.get("digest-algorithm") {
+        Some(text) => text
+            .parse()
+            .map_err(|error: dtr_types::DigestError| OciError::digest_invalid(error.to_string()))?,
+        None => Algorithm::Sha256,
+    };
+    let catalog = &asked.registry.catalog;
+    let id = UploadId::random(catalog.random());
+    asked.registry.blobs.upload_create(&id).await?;
+    let now = catalog.now();
+    let record = UploadRecord {
+        id: id.clone(),
+        repository: repository.id.clone(),
+        account: asked.caller.account_id().cloned(),
+        offset: 0,
+        hash: Hasher::new(algorithm).save(),
+        started_at: now,
+        updated_at: now,
+    };
+    catalog.create_upload(&record).await?;
+    Ok(progress(StatusCode::ACCEPTED, &name, &id, 0))
+}
+
+/// Makes a blob of another repository readable through this one, if the caller can read it there.
+async fn mount(
+    asked: &Asked<'_>,
+    to: &Repository,
+    digest: &Digest,
+    from: Option<&str>,
+) -> Result<bool, OciError> {
+    let catalog = &asked.registry.catalog;
+    if catalog.linked_blob(&to.id, digest).await?.is_some() {
+        return Ok(catalog.mount_blob(&to.id, &to.id, digest).await.unwrap_or(false));
+    }
+    let sources = match from {
+        Some(text) => {
+            let Ok(name) = text.parse::<RepositoryName>() else { return Ok(false) };
+            let Some(found) = catalog.lookup_repository(&name).await? else { return Ok(false) };
+            if asked.may_pull(&found.value).await? { vec![found.value] } else { Vec::new() }
+        }
+        None => {
+            let ids = catalog.repositories_with(digest, MOUNT_SOURCES_MAX).await?;
+            asked.pullable(&ids).await?
+        }
+    };
+    for source in sources {
+        match catalog.mount_blob(&source.id, &to.id, digest).await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a mount became an upload");
+                return Ok(false);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// A blob in one request.
+async fn take_whole(
+    registry: &Registry,
+    repository: &Repository,
+    digest: Digest,
+    body: ByteStream,
+) -> Result<Response, OciError> {
+    let id = UploadId::random(registry.catalog.random());
+    registry.blobs.upload_create(&id).await?;
+    let taken = async {
+        let hasher = Hasher::new(digest.algorithm());
+        let appended =
+            append(registry, &id, 0, hasher, body).await.map_err(|failed| failed.error)?;
+        check_digest(appended.hasher.finish(), digest)?;
+        let staged = registry.blobs.upload_finish(&id, appended.size).await?;
+        link(registry, &repository.id, &digest, &staged, || Ok(Transaction::new())).await
+    };
+    let result = taken.await;
+    registry.blobs.upload_abort(&id).await?;
+    result.map(|()| created(&repository.name, &digest))
+}
+
+fn check_digest(actual: Digest, expected: Digest) -> Result<(), OciError> {
+    if actual == expected {
+        return Ok(());
+    }
+    Err(OciError::digest_invalid(format!(
+        "the content hashes to {actual}, not to {expected}; it was refused, upload it again"
+    )))
+}
+
+struct AppendFailed {
+    kept: Option<Appended>,
+    error: OciError,
+}
+
+/// Appends in a task of its own: a client that goes away ends the body, not the writing of what has arrived.
+async fn append(
+    registry: &Registry,
+    id: &UploadId,
+    at: u64,
+    hasher: Hasher,
+    body: ByteStream,
+) -> Result<Appended, AppendFailed> {
+    let (blobs, id) = (registry.blobs.clone(), id.clone());
+    let task = tokio::spawn(async move { blobs.upload_append(&id, at, hasher, body).await });
+    match task.await {
+        Ok(Ok(appended)) => Ok(appended),
+        Ok(Err(failed)) => {
+            Err(AppendFailed { kept: failed.kept.map(|kept| *kept), error: failed.error.into() })
+        }
+        Err(_) => Err(AppendFailed {
+            kept: None,
+            error: OciError::unavailable(
+                "the upload was interrupted; ask for its status and go on",
+            ),
+        }),
+    }
+}
+
+/// Publishes staged bytes if nobody has yet, and commits the link. The rules are those of the catalog's `links`.
+async fn link(
+    registry: &Registry,
+    repository: &RepositoryId,
+    digest: &Digest,
+    staged: &Staged,
+    extra: impl Fn() -> Result<Transaction, OciError>,
+) -> Result<(), OciError> {
+    let catalog = &registry.catalog;
+    for _ in 0..ATTEMPTS_MAX {
+        let linked = match catalog.check_link(digest).await? {
+            LinkCheck::Condemned => {
+                tokio::time::sleep(CONDEMNED_WAIT).await;
+                continue;
+            }
+            LinkCheck::Present { modified, .. } => {
+                catalog.link_blob(repository, digest, modified, extra()?).await?
+            }
+            LinkCheck::Absent => {
+                registry.blobs.publish(staged, digest).await?;
+                catalog.link_new_blob(repository, digest, staged.size, extra()?).await?
+            }
+        };
+        if linked {
+            return Ok(());
+        }
+    }
+    Err(dtr_catalog::CatalogError::Condemned(*digest).into())
+}
+
+/// The session, if it is of this repository and of who asks. One of somebody else is unknown.
+async fn session(
+    asked: &Asked<'_>,
+    repository: &Repository,
+    id: &UploadId,
+) -> Result<Versioned<UploadRecord>, OciError> {
+    let found = asked.registry.catalog.get_upload(id).await?;
+    found
+        .filter(|found| {
+            found.value.repository == repository.id
+                && found.value.account.as_ref() == asked.caller.account_id()
+        })
+        .ok_or_else(|| OciError::upload_unknown(id.as_str()))
+}
+
+/// `Content-Range: <first>-<last>` of a chunk; a prefix `bytes ` is accepted, since some clients write it.
+fn content_range(headers: &HeaderMap) -> Result<Option<(u64, u64)>, OciError> {
+    let Some(value) = headers.get(header::CONTENT_RANGE) else { return Ok(None) };
+    let wrong = || OciError::size_invalid("Content-Range of a chunk is written <first>-<last>");
+    let text = value.to_str().map_err(|_| wrong())?.trim();
+    let text = text.strip_prefix("bytes ").unwrap_or(text);
+    let text = text.split_once('/').map_or(text, |(range, _)| range);
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let (first, last) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+    if first > last { Err(wrong()) } else { Ok(Some((first, last))) }
+}
+
+/// Checks a chunk's place and length against the session.
+fn check_chunk(
+    headers: &HeaderMap,
+    name: &RepositoryName,
+    record: &UploadRecord,
+) -> Result<(), OciError> {
+    let Some((first, last)) = content_range(headers)? else { return Ok(()) };
+    if first != record.offset {
+        return Err(OciError::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "RANGE_INVALID",
+            format!(
+                "{} bytes have arrived; the next chunk begins there, not at {first}",
+                record.offset
+            ),
+        )
+        .header(header::LOCATION, location(name, &record.id))
+        .header(header::RANGE, arrived(record.offset)));
+    }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length != last - first + 1) {
+        return Err(OciError::size_invalid(
+            "the chunk's Content-Length does not fit its Content-Range",
+        ));
+    }
+    Ok(())
+}
+
+fn hasher_of(record: &UploadRecord) -> Result<Hasher, OciError> {
+    Hasher::resume(&record.hash).ok_or_else(|| {
+        OciError::unavailable("the upload's state cannot be read; start the upload again")
+    })
+}
+
+/// Appends a body to a session and records how far it came, also when the body broke off.
+async fn take_chunk(
+    registry: &Registry,
+    found: &Versioned<UploadRecord>,
+    hasher: Hasher,
+    body: ByteStream,
+) -> Result<(Versioned<UploadRecord>, Hasher), OciError> {
+    let record = &found.value;
+    let (appended, failed) = match append(registry, &record.id, record.offset, hasher, body).await {
+        Ok(appended) => (appended, None),
+        Err(AppendFailed { kept: Some(kept), error }) => (kept, Some(error)),
+        Err(AppendFailed { kept: None, error }) => return Err(error),
+    };
+    let new = UploadRecord {
+        offset: appended.size,
+        hash: appended.hasher.save(),
+        updated_at: registry.catalog.now(),
+        ..record.clone()
+    };
+    let recorded = registry.catalog.update_upload(found, &new).await?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if !recorded {
+        return Err(OciError::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "BLOB_UPLOAD_INVALID",
+            "another request wrote to this upload at the same time; ask for its status and go on",
+        ));
+    }
+    let read = registry.catalog.get_upload(&record.id).await?;
+    let read = read.ok_or_else(|| OciError::upload_unknown(record.id.as_str()))?;
+    Ok((read, appended.hasher))
+}
+
+/// `PATCH` of a session: a chunk, or a whole stream.
+pub(crate) async fn patch(
+    asked: &Asked<'_>,
+    name: RepositoryName,
+    id: UploadId,
+    request: Request,
+) -> Result<Response, OciError> {
+    let repository = asked.repository(&name, Operation::Push).await?;
+    asked.registry.writable().await?;
+    let found = session(asked, &repository, &id).await?;
+    check_chunk(request.headers(), &name, &found.value)?;
+    let hasher = hasher_of(&found.value)?;
+    let (now, _) = take_chunk(asked.registry, &found, hasher, body_of(request)).await?;
+    Ok(progress(StatusCode::ACCEPTED, &name, &id, now.value.offset))
+}
+
+/// `PUT` of a session: its end, perhaps with the last or the only chunk.
+pub(crate) async fn put(
+    asked: &Asked<'_>,
+    name: RepositoryName,
+    id: UploadId,
+    request: Request,
+) -> Result<Response, OciError> {
+    let repository = asked.repository(&name, Operation::Push).await?;
+    asked.registry.writable().await?;
+    let digest = digest_of(&Query::of(&request))?;
+    let found = session(asked, &repository, &id).await?;
+    check_chunk(request.headers(), &name, &found.value)?;
+    let registry = asked.registry;
+    let mut hasher = hasher_of(&found.value)?;
+    if hasher.algorithm() != digest.algorithm() {
+        if found.value.offset > 0 {
+            return Err(OciError::digest_invalid(format!(
+                "the upload was hashed with {}; begin it with ?digest-algorithm={} for this digest",
+                hasher.algorithm().as_str(),
+                digest.algorithm().as_str()
+            )));
+        }
+        hasher = Hasher::new(digest.algorithm());
+    }
+    let (found, hasher, size) = if has_body(request.headers()) {
+        // The only chunk needs no record of its own: the session ends with it.
+        let appended = append(registry, &id, found.value.offset, hasher, body_of(request)).await;
+        match appended {
+            Ok(appended) => (found, appended.hasher, appended.size),
+            Err(failed) => {
+                if let Some(kept) = failed.kept {
+                    let new = UploadRecord {
+                        offset: kept.size,
+                        hash: kept.hasher.save(),
+                        updated_at: registry.catalog.now(),
+                        ..found.value.clone()
+                    };
+                    registry.catalog.update_upload(&found, &new).await?;
+                }
+                return Err(failed.error);
+            }
+        }
+    } else {
+        let size = found.value.offset;
+        (found, hasher, size)
+    };
+    if let Err(error) = check_digest(hasher.finish(), digest) {
+        registry.catalog.delete_upload(&id).await?;
+        registry.blobs.upload_abort(&id).await?;
+        return Err(error);
+    }
+    let staged = registry.blobs.upload_finish(&id, size).await?;
+    link(registry, &repository.id, &digest, &staged, || Ok(Catalog::end_upload(&found))).await?;
+    // From here on the blob is stored whatever happens; what is left of the upload is purged later if this fails.
+    if let Err(error) = registry.blobs.upload_abort(&id).await {
+        tracing::warn!(%error, "what is left of an upload was not removed yet");
+    }
+    Ok(created(&name, &digest))
+}
+
+/// `GET` of a session: how far it has come.
+pub(crate) async fn status(
+    asked: &Asked<'_>,
+    name: RepositoryName,
+    id: UploadId,
+) -> Result<Response, OciError> {
+    let repository = asked.repository(&name, Operation::Push).await?;
+    let found = session(asked, &repository, &id).await?;
+    Ok(progress(StatusCode::NO_CONTENT, &name, &id, found.value.offset))
+}
+
+/// `DELETE` of a session: it is given up.
+pub(crate) async fn cancel(
+    asked: &Asked<'_>,
+    name: RepositoryName,
+    id: UploadId,
+) -> Result<Response, OciError> {
+    let repository = asked.repository(&name, Operation::Push).await?;
+    session(asked, &repository, &id).await?;
+    asked.registry.catalog.delete_upload(&id).await?;
+    asked.registry.blobs.upload_abort(&id).await?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
