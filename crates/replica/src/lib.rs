@@ -1,1 +1,21 @@
-//! One replica on its machine.
+//! One replica on its machine: its data directory, what it is made of, install, restore, serve.
+//!
+//! - [`DataDir`] and [`ReplicaConfig`]: what lies on disk besides the store.
+//! - [`install`] makes a replica of a new cluster.
+//! - [`bind`] puts the rooms together, [`Serving::run`] serves them: after `serve.rs` one knows every part.
+
+mod assets;
+mod config;
+mod data_dir;
+mod health;
+mod heartbeat;
+mod install;
+mod serve;
+
+pub use assets::{AssetError, UserCertificate};
+pub use config::{ConfigError, ReplicaConfig, StorageConfig, any_address};
+pub use data_dir::DataDir;
+pub use install::{
+    IdentityOptions, InstallError, Installed, ReplicaOptions, UcpLogin, install,
+};
+pub use serve::{Opened, ServeError, Serving, bind, open};

@@ -1,0 +1,72 @@
+//! What the handlers work with.
+
+use std::sync::Arc;
+
+use dtr_access::{Access, Caller};
+use dtr_blobs::SharedBlobs;
+use dtr_catalog::{
+    Catalog,
+    records::{Event, EventObject, EventType, Repository},
+};
+use dtr_identity::{BuiltIn, Identity};
+use dtr_jobs::Scheduler;
+use dtr_types::ReplicaId;
+
+/// The rooms below, and what this replica is. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState {
+    /// The records.
+    pub catalog: Catalog,
+    /// Image content.
+    pub blobs: SharedBlobs,
+    /// Who is who.
+    pub identity: Arc<dyn Identity>,
+    /// The accounts, when they are kept here.
+    pub built_in: Option<BuiltIn>,
+    /// Who may do what.
+    pub access: Access,
+    /// Background work.
+    pub scheduler: Arc<Scheduler>,
+    /// This replica.
+    pub replica: ReplicaId,
+    /// The version of the program.
+    pub version: &'static str,
+    /// Reports of the backups that this process took, by id.
+    pub reports: crate::backup::Reports,
+}
+
+impl ApiState {
+    /// An event of now.
+    pub(crate) fn event(
+        &self,
+        caller: &Caller,
+        event_type: EventType,
+        repository: Option<&Repository>,
+        kind: &str,
+        name: impl ToString,
+    ) -> Event {
+        let now = self.catalog.now();
+        Event {
+            id: Event::new_id(now, self.catalog.random()),
+            published_at: now,
+            actor: caller.name().to_owned(),
+            actor_id: caller.account_id().cloned(),
+            event_type,
+            repository: repository.map(|r| r.name.to_string()).unwrap_or_default(),
+            repository_id: repository.map(|r| r.id.clone()),
+            object: EventObject {
+                kind: kind.to_owned(),
+                name: name.to_string(),
+                id: String::new(),
+            },
+        }
+    }
+}
+
+/// The UCP's accounts, for an archive that shall have them.
+pub(crate) async fn export_identity(
+    state: &ApiState,
+) -> Result<dtr_recovery::IdentityRecords, crate::ApiError> {
+    let _ = state;
+    Err(crate::ApiError::invalid("NOT_SUPPORTED", "x"))
+}

@@ -1,0 +1,174 @@
+//! The keys and certificates of a cluster: made once, kept in its store, carried in every backup.
+
+use dtr_catalog::{
+    Catalog, CatalogError, keys,
+    records::{CertificateRecord, KeyPurpose, KeyRecord},
+};
+use dtr_transport::pki::{self, Authority, PkiError, ServerCertificate, SubjectNames};
+use dtr_types::{Digest, Secret};
+
+/// The name of the cluster's own authority among the certificates.
+pub(crate) const CA: &str = "ca";
+/// The name of the certificate that clients see.
+pub(crate) const WEB: &str = "web";
+
+/// Why keys or certificates cannot be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum AssetError {
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A certificate cannot be made, or the one given cannot be used.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The archive key cannot be made or read.
+    #[error(transparent)]
+    Archive(#[from] dtr_recovery::RecoveryError),
+    /// Something that every cluster has is not in the store.
+    #[error("the {0} is missing from the store; restore the registry from a backup")]
+    Missing(&'static str),
+}
+
+/// A certificate that the user gives instead of one made here.
+#[derive(Clone, Debug)]
+pub struct UserCertificate {
+    /// The certificate, intermediates appended, in PEM.
+    pub certificate: String,
+    /// Its private key, in PEM.
+    pub key: Secret,
+    /// The authority that clients are to trust, in PEM.
+    pub ca: Option<String>,
+}
+
+/// Makes what is missing: the archive key, the service key, the cluster's own authority. May be called again.
+pub(crate) async fn ensure(catalog: &Catalog) -> Result<(), AssetError> {
+    dtr_recovery::ensure_archive_key(catalog).await?;
+    if catalog.signing_keys(KeyPurpose::Service).await?.is_empty() {
+        let pair = pki::new_es256_key()?;
+        let id = Digest::of(pair.public.as_bytes()).hex()[..32].to_owned();
+        put_key(catalog, KeyPurpose::Service, id, pair.private).await?;
+        // The public half, which a UCP is told.
+        let public = CertificateRecord {
+            name: "service-public-key".to_owned(),
+            certificate: pair.public,
+            private_key: Secret::default(),
+            ca: String::new(),
+            user_given: false,
+            created_at: catalog.now(),
+        };
+        catalog.put(&public).await?;
+    }
+    if catalog.get(&keys::certificate(CA)).await?.is_none() {
+        let authority = Authority::make("DTR root CA", catalog.now())?;
+        let record = CertificateRecord {
+            name: CA.to_owned(),
+            certificate: authority.certificate_pem().to_owned(),
+            private_key: authority.key_pem().clone(),
+            ca: String::new(),
+            user_given: false,
+            created_at: catalog.now(),
+        };
+        catalog.put(&record).await?;
+    }
+    Ok(())
+}
+
+async fn put_key(
+    catalog: &Catalog,
+    purpose: KeyPurpose,
+    id: String,
+    private_key: Secret,
+) -> Result<(), CatalogError> {
+    let created_at = catalog.now();
+    let record = KeyRecord { purpose, id, private_key, created_at, not_after: None };
+    catalog.put(&record).await.map(drop)
+}
+
+/// Stores a certificate that the user gives, after checking it; yields what is worth knowing about it.
+pub(crate) async fn set_web_certificate(
+    catalog: &Catalog,
+    given: &UserCertificate,
+    names: &SubjectNames,
+) -> Result<Vec<String>, AssetError> {
+    let checked = pki::check_server_certificate(
+        &given.certificate,
+        &given.key,
+        given.ca.as_deref(),
+        names,
+        catalog.now(),
+    )?;
+    let record = CertificateRecord {
+        name: WEB.to_owned(),
+        certificate: checked.certificate.chain_pem,
+        private_key: checked.certificate.key_pem,
+        ca: given.ca.clone().unwrap_or_default(),
+        user_given: true,
+        created_at: catalog.now(),
+    };
+    catalog.put(&record).await?;
+    Ok(checked.warnings)
+}
+
+/// The certificate that clients see. One of our own is made anew when it lacks a name that is wanted now, or ends soon;
+/// one that the user gave is left alone.
+pub(crate) async fn web_certificate(
+    catalog: &Catalog,
+    names: &SubjectNames,
+) -> Result<ServerCertificate, AssetError> {
+    let known = catalog.get(&keys::certificate(WEB)).await?.map(|found| found.value);
+    if let Some(known) = &known {
+        let certificate = ServerCertificate {
+            chain_pem: known.certificate.clone(),
+            key_pem: known.private_key.clone(),
+        };
+        if known.user_given || is_good(&certificate, names, catalog) {
+            return Ok(certificate);
+        }
+    }
+    let ca = catalog.get(&keys::certificate(CA)).await?;
+    let ca = ca.ok_or(AssetError::Missing("certificate authority"))?.value;
+    let authority = Authority::from_pem(&ca.certificate, &ca.private_key)?;
+    let issued = authority.issue_server(names, catalog.now(), pki::SERVER_VALIDITY)?;
+    let record = CertificateRecord {
+        name: WEB.to_owned(),
+        certificate: issued.chain_pem.clone(),
+        private_key: issued.key_pem.clone(),
+        ca: String::new(),
+        user_given: false,
+        created_at: catalog.now(),
+    };
+    catalog.put(&record).await?;
+    Ok(issued)
+}
+
+fn is_good(certificate: &ServerCertificate, names: &SubjectNames, catalog: &Catalog) -> bool {
+    let checked = pki::check_server_certificate(
+        &certificate.chain_pem,
+        &certificate.key_pem,
+        None,
+        names,
+        catalog.now(),
+    );
+    checked.is_ok_and(|checked| checked.warnings.is_empty())
+}
+
+/// The authority that clients are to trust: the user's own if one was given with the certificate, else the cluster's.
+pub(crate) async fn trust_bundle(catalog: &Catalog) -> Result<String, AssetError> {
+    let web = catalog.get(&keys::certificate(WEB)).await?.map(|found| found.value);
+    if let Some(web) = web
+        && web.user_given
+    {
+        return Ok(if web.ca.is_empty() { web.certificate } else { web.ca });
+    }
+    let ca = catalog.get(&keys::certificate(CA)).await?;
+    Ok(ca.ok_or(AssetError::Missing("certificate authority"))?.value.certificate)
+}
+
+/// The key that proves this cluster to its UCP: private and public half.
+pub(crate) async fn service_key(catalog: &Catalog) -> Result<(Secret, String), AssetError> {
+    let keys_of = catalog.signing_keys(KeyPurpose::Service).await?;
+    let private = keys_of.into_iter().next().ok_or(AssetError::Missing("service key"))?;
+    let public = catalog.get(&keys::certificate("service-public-key")).await?;
+    let public = public.ok_or(AssetError::Missing("service key"))?.value.certificate;
+    Ok((private.private_key, public))
+}

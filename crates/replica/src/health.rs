@@ -1,0 +1,69 @@
+//! Whether this replica can do its work: for `/_ping`, and for the record by which the others see it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use dtr_blobs::SharedBlobs;
+use dtr_catalog::Catalog;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+/// How long an answer is used again: a check writes to the blob storage, and `/_ping` is open to everybody.
+const REMEMBERED: Duration = Duration::from_secs(2);
+/// How long a check may take.
+const CHECK_MAX: Duration = Duration::from_secs(5);
+
+/// Checks what a replica needs: its store and its blob storage. That a UCP is away is told by `status`: pulls with tokens
+/// that are out go on without it.
+#[derive(Clone)]
+pub(crate) struct Health {
+    catalog: Catalog,
+    blobs: SharedBlobs,
+    last: Arc<Mutex<Option<(Instant, Option<String>)>>>,
+}
+
+impl Health {
+    pub fn new(catalog: Catalog, blobs: SharedBlobs) -> Self {
+        Self { catalog, blobs, last: Arc::default() }
+    }
+
+    /// `None` when all is well, else what is wrong.
+    pub async fn problem(&self) -> Option<String> {
+        let mut last = self.last.lock().await;
+        if let Some((at, problem)) = &*last
+            && at.elapsed() < REMEMBERED
+        {
+            return problem.clone();
+        }
+        let problem = match tokio::time::timeout(CHECK_MAX, self.check()).await {
+            Ok(problem) => problem,
+            Err(_) => Some("the storage does not answer".to_owned()),
+        };
+        *last = Some((Instant::now(), problem.clone()));
+        problem
+    }
+
+    async fn check(&self) -> Option<String> {
+        if let Err(error) = self.catalog.store().revision().await {
+            return Some(format!("store: {error}"));
+        }
+        self.blobs.health().await.problem.map(|problem| format!("blob storage: {problem}"))
+    }
+
+    /// `GET /_ping`, as the original answers it.
+    pub async fn ping(&self) -> Response {
+        let problem = self.problem().await;
+        let status =
+            if problem.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let body = json!({ "Error": problem.clone().unwrap_or_default(), "Healthy": problem.is_none() });
+        let no_store = [(header::CACHE_CONTROL, "no-store")];
+        (status, no_store, Json(body)).into_response()
+    }
+}

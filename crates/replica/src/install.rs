@@ -1,0 +1,402 @@
+//! Making a replica on this machine: everything is checked before anything is written, and the record that makes the
+//! store one that is served is written last.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use dtr_blobs::{BlobError, FileStorage};
+use dtr_catalog::{
+    Catalog, CatalogError,
+    records::{
+        ClusterRecord, DATA_FORMAT, IdentitySource, Service, ServiceReplica, Settings,
+    },
+};
+use dtr_identity::{
+    Actor, BuiltIn, BuiltInOptions, ManageError, ServiceForm, UcpClient, UcpError,
+};
+use dtr_store::StoreError;
+use dtr_store_embedded::EmbeddedStore;
+use dtr_transport::pki::{PkiError, SubjectNames};
+use dtr_types::{
+    AccountName, Clock as _, ClusterId, ReplicaId, Secret, SystemClock, SystemRandom,
+};
+
+use crate::{
+    AssetError, ConfigError, DataDir, ReplicaConfig, StorageConfig, UserCertificate, assets,
+};
+
+/// How a new replica is set up.
+#[derive(Clone, Debug)]
+pub struct ReplicaOptions {
+    /// Its id; random when not given.
+    pub id: Option<ReplicaId>,
+    /// The port for HTTPS.
+    pub https_port: u16,
+    /// The port that redirects to HTTPS; 0 for none.
+    pub http_port: u16,
+    /// The address it listens on.
+    pub listen_address: IpAddr,
+    /// Where it speaks plain HTTP to a proxy that ends TLS.
+    pub plain_http: Option<SocketAddr>,
+    /// Proxies that are believed there, in CIDR form.
+    pub trusted_proxies: Vec<String>,
+    /// The address that clients use: `https://host[:port]`, or `host[:port]`.
+    pub external_url: Option<String>,
+    /// The name of this machine.
+    pub node: String,
+    /// A certificate of the user's own.
+    pub certificate: Option<UserCertificate>,
+    /// Where image content is kept; inside the data directory when not given.
+    pub storage_volume: Option<PathBuf>,
+    /// What is logged.
+    pub log_level: String,
+    /// `text` or `json`.
+    pub log_format: String,
+}
+
+/// A UCP and who acts there.
+#[derive(Clone, Debug)]
+pub struct UcpLogin {
+    /// Its address.
+    pub url: String,
+    /// PEM of its authority; empty to trust the system's.
+    pub ca: String,
+    /// Whether its certificate is not verified.
+    pub insecure_tls: bool,
+    /// An administrator.
+    pub username: String,
+    /// Its password.
+    pub password: Secret,
+}
+
+/// Where accounts are kept.
+#[derive(Clone, Debug)]
+pub enum IdentityOptions {
+    /// Here, with a first administrator.
+    BuiltIn {
+        /// Its name.
+        admin: AccountName,
+        /// Its password.
+        password: Secret,
+    },
+    /// In a UCP.
+    Ucp(UcpLogin),
+}
+
+/// What was installed.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    /// The replica's id.
+    pub id: ReplicaId,
+    /// Where clients reach it.
+    pub url: String,
+    /// Nothing wrong, but worth knowing.
+    pub warnings: Vec<String>,
+}
+
+/// Why nothing was installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// There is something in the data directory.
+    #[error(
+        "{0} is not empty: a replica, or a part of one, is there; remove it with \"dtr destroy --data-dir {0}\", or choose another data directory"
+    )]
+    Occupied(PathBuf),
+    /// The data directory cannot be used.
+    #[error("cannot use {path} as data directory: {source}; check its permissions, or choose another with --data-dir")]
+    DataDir {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The address for clients is not one.
+    #[error("\"{0}\" is not an address that clients can use; write https://host or https://host:port")]
+    ExternalUrl(String),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] PkiError),
+    /// Keys or certificates cannot be made.
+    #[error(transparent)]
+    Asset(#[from] AssetError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The blob storage cannot be used.
+    #[error(transparent)]
+    Storage(#[from] BlobError),
+    /// The first administrator cannot be made, or the registration failed.
+    #[error(transparent)]
+    Identity(#[from] ManageError),
+    /// The UCP did not do what was asked.
+    #[error(transparent)]
+    Ucp(#[from] UcpError),
+    /// What the UCP presents cannot be trusted as told.
+    #[error("{0}")]
+    Tls(#[from] dtr_transport::tls::TlsError),
+    /// The account that acts at the UCP is no administrator.
+    #[error("\"{0}\" is not an administrator of the UCP; log in as one")]
+    NotAdmin(String),
+    /// The configuration cannot be written.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Networks of trusted proxies.
+    #[error(transparent)]
+    Proxies(#[from] dtr_transport::NetworkError),
+}
+
+/// Host, and port if one was written, of the address for clients.
+pub(crate) fn external_host(text: &str) -> Result<String, InstallError> {
+    let wrong = || InstallError::ExternalUrl(text.to_owned());
+    let rest = match text.split_once("://") {
+        Some(("https", rest)) => rest,
+        Some(_) => return Err(wrong()),
+        None => text,
+    };
+    let host = rest.trim_end_matches('/');
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "/@?#\"'\\".contains(c);
+    if host.is_empty() || host.len() > 255 || host.chars().any(odd) {
+        return Err(wrong());
+    }
+    SubjectNames::none().with_host(host).map_err(|_| wrong())?;
+    Ok(host.to_owned())
+}
+
+/// Host without its port.
+fn bare_host(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => name,
+        _ => host,
+    }
+}
+
+impl ReplicaOptions {
+    /// The names under which clients and other machines reach the replica.
+    pub(crate) fn names(&self) -> Result<SubjectNames, InstallError> {
+        let mut names = SubjectNames::local();
+        if let Some(url) = &self.external_url {
+            names = names.with_host(&external_host(url)?)?;
+        }
+        if let Ok(more) = names.clone().with_host(&self.node) {
+            names = more;
+        }
+        if !self.listen_address.is_unspecified() {
+            names = names.with_host(&self.listen_address.to_string())?;
+        }
+        Ok(names)
+    }
+
+    /// Where other machines reach the replica itself.
+    pub(crate) fn address(&self) -> Result<String, InstallError> {
+        let host = match &self.external_url {
+            Some(url) => bare_host(&external_host(url)?).to_owned(),
+            None if !self.listen_address.is_unspecified() => match self.listen_address {
+                IpAddr::V4(address) => address.to_string(),
+                IpAddr::V6(address) => format!("[{address}]"),
+            },
+            None => self.node.clone(),
+        };
+        Ok(ReplicaConfig::address_of(&host, self.https_port))
+    }
+
+    /// Where clients reach the registry.
+    pub(crate) fn url(&self) -> Result<String, InstallError> {
+        match &self.external_url {
+            Some(url) => Ok(format!("https://{}", external_host(url)?)),
+            None => self.address(),
+        }
+    }
+
+    /// The configuration of a replica set up so.
+    pub(crate) fn config(&self, id: ReplicaId) -> Result<ReplicaConfig, InstallError> {
+        for network in &self.trusted_proxies {
+            network.parse::<dtr_transport::Network>()?;
+        }
+        Ok(ReplicaConfig {
+            id,
+            listen_address: self.listen_address,
+            https_port: self.https_port,
+            http_port: self.http_port,
+            plain_http: self.plain_http,
+            trusted_proxies: self.trusted_proxies.clone(),
+            address: self.address()?,
+            storage: StorageConfig::Filesystem { root: self.storage_volume.clone() },
+            log_level: self.log_level.clone(),
+            log_format: self.log_format.clone(),
+        })
+    }
+}
+
+/// Refuses a data directory with something in it, and makes it otherwise.
+pub(crate) fn take_directory(dir: &DataDir) -> Result<(), InstallError> {
+    let refused =
+        |source| InstallError::DataDir { path: dir.root().to_owned(), source };
+    if dir.is_occupied().map_err(refused)? {
+        return Err(InstallError::Occupied(dir.root().to_owned()));
+    }
+    dir.create().map_err(refused)
+}
+
+/// Opens the store of a data directory.
+pub(crate) fn open_catalog(dir: &DataDir) -> Result<Catalog, StoreError> {
+    let store = EmbeddedStore::open(&dir.store_file(), dtr_store_embedded::Options::default())?;
+    Ok(Catalog::new(store, Arc::new(SystemClock), Arc::new(SystemRandom)))
+}
+
+/// Opens the blob storage of a replica.
+pub(crate) fn open_blobs(
+    dir: &DataDir,
+    config: &ReplicaConfig,
+) -> Result<Arc<FileStorage>, BlobError> {
+    let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
+    Ok(Arc::new(FileStorage::open(&config.storage_root(dir), options)?))
+}
+
+/// Logs in at a UCP as an administrator.
+pub(crate) async fn login(
+    ucp: &UcpLogin,
+) -> Result<(UcpClient, dtr_identity::wire::LoginAnswer), InstallError> {
+    let ca = (!ucp.ca.trim().is_empty()).then_some(ucp.ca.as_str());
+    let tls = dtr_transport::tls::client_config(ca, ucp.insecure_tls)?;
+    let client = UcpClient::new(&ucp.url, tls)?;
+    let answer = client.login(&ucp.username, &ucp.password).await?;
+    if !answer.account.is_admin {
+        return Err(InstallError::NotAdmin(ucp.username.clone()));
+    }
+    Ok((client, answer))
+}
+
+/// What an identity service is told of this cluster.
+pub(crate) async fn registration(
+    catalog: &Catalog,
+    url: &str,
+    config: &ReplicaConfig,
+) -> Result<ServiceForm, AssetError> {
+    let (_, public_key) = assets::service_key(catalog).await?;
+    Ok(ServiceForm {
+        name: Some(format!("dtr-{}", config.id)),
+        description: Some("Docker Trusted Registry".to_owned()),
+        url: Some(url.to_owned()),
+        privileged: Some(true),
+        ca_bundle: Some(assets::trust_bundle(catalog).await?),
+        public_key: Some(public_key),
+        replicas: Some(vec![ServiceReplica {
+            id: config.id.clone(),
+            address: config.address.clone(),
+        }]),
+        ..ServiceForm::default()
+    })
+}
+
+/// Registers the cluster where its accounts are; yields how it finds them.
+pub(crate) async fn register(
+    catalog: &Catalog,
+    url: &str,
+    config: &ReplicaConfig,
+    ucp: &UcpLogin,
+) -> Result<IdentitySource, InstallError> {
+    let (client, answer) = login(ucp).await?;
+    let form = registration(catalog, url, config).await?;
+    let service: Service = client.register_service(&answer, &form).await?;
+    Ok(IdentitySource::Ucp {
+        url: client.url().to_owned(),
+        ca: ucp.ca.clone(),
+        insecure_tls: ucp.insecure_tls,
+        service: Some(service.id),
+    })
+}
+
+/// Installs a replica of a new cluster.
+///
+/// # Errors
+/// [`InstallError`]. What is checked before the first write: the directory, the addresses, the certificate, the login at
+/// the UCP. An installation that was cut off later leaves a directory that `destroy` removes.
+pub async fn install(
+    dir: &DataDir,
+    options: &ReplicaOptions,
+    identity: &IdentityOptions,
+) -> Result<Installed, InstallError> {
+    let id = options.id.clone().unwrap_or_else(|| ReplicaId::random(&SystemRandom));
+    let config = options.config(id.clone())?;
+    let names = options.names()?;
+    if let Some(given) = &options.certificate {
+        dtr_transport::pki::check_server_certificate(
+            &given.certificate,
+            &given.key,
+            given.ca.as_deref(),
+            &names,
+            SystemClock.now(),
+        )?;
+    }
+    if let IdentityOptions::Ucp(ucp) = identity {
+        login(ucp).await?;
+    }
+    take_directory(dir)?;
+    open_blobs(dir, &config)?;
+    let catalog = open_catalog(dir)?;
+    let warnings = prepare(&catalog, options, &names).await?;
+    let url = options.url()?;
+    let source = match identity {
+        IdentityOptions::Ucp(ucp) => register(&catalog, &url, &config, ucp).await?,
+        IdentityOptions::BuiltIn { admin, password } => {
+            let built_in = BuiltIn::new(catalog.clone(), BuiltInOptions::default());
+            let account = built_in.create_first_admin(admin.clone(), password.clone()).await?;
+            let form = registration(&catalog, &url, &config).await?;
+            built_in.register_service(&Actor::system(), &account.id, form).await?;
+            IdentitySource::BuiltIn
+        }
+    };
+    config.save(dir)?;
+    let cluster = ClusterRecord {
+        id: ClusterId::random(&SystemRandom),
+        data_format: DATA_FORMAT,
+        created_at: catalog.now(),
+        created_by: env!("CARGO_PKG_VERSION").to_owned(),
+        identity: source,
+        restored_from: None,
+    };
+    catalog.create_cluster(&cluster).await?;
+    Ok(Installed { id, url, warnings })
+}
+
+/// Keys, certificates and settings of a cluster that is being made, or was just restored.
+pub(crate) async fn prepare(
+    catalog: &Catalog,
+    options: &ReplicaOptions,
+    names: &SubjectNames,
+) -> Result<Vec<String>, InstallError> {
+    assets::ensure(catalog).await?;
+    let mut warnings = Vec::new();
+    if let Some(given) = &options.certificate {
+        warnings = assets::set_web_certificate(catalog, given, names).await?;
+    }
+    assets::web_certificate(catalog, names).await?;
+    if let Some(url) = &options.external_url {
+        let settings = Settings { dtr_host: external_host(url)?, ..catalog.settings().await? };
+        catalog.put(&settings).await?;
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_for_clients_is_a_host() {
+        assert_eq!(external_host("https://r.example.com").unwrap(), "r.example.com");
+        assert_eq!(external_host("https://r.example.com:8443/").unwrap(), "r.example.com:8443");
+        assert_eq!(external_host("127.0.0.1:8443").unwrap(), "127.0.0.1:8443");
+        for bad in ["", "http://a", "https://", "https://a/b", "https://u:p@a", "a b"] {
+            assert!(external_host(bad).is_err(), "{bad}");
+        }
+        assert_eq!(bare_host("a:1"), "a");
+        assert_eq!(bare_host("a"), "a");
+    }
+}

@@ -1,0 +1,333 @@
+//! Serving: the rooms put together, and run until asked to stop. After this file one knows every part of a running
+//! replica and every way into it.
+
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use dtr_access::{Access, LocalAdmin};
+use dtr_api::ApiState;
+use dtr_blobs::{BlobError, SharedBlobs};
+use dtr_catalog::{
+    Catalog, CatalogError,
+    records::{ClusterRecord, DATA_FORMAT, IdentitySource},
+};
+use dtr_identity::{BuiltIn, BuiltInOptions, Identity, Remote, RemoteError, RemoteOptions};
+use dtr_jobs::Scheduler;
+use dtr_registry::Registry;
+use dtr_store::StoreError;
+use dtr_transport::{
+    Forwarded, Metrics, Redirect, Server, Shutdown,
+    pki::SubjectNames,
+    tls::{ServerTls, TlsError},
+};
+use dtr_types::{SystemClock, SystemRandom};
+use tokio::net::UnixListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    AssetError, ConfigError, DataDir, ReplicaConfig, assets,
+    health::Health,
+    heartbeat,
+    install::{open_blobs, open_catalog},
+};
+
+/// How long background work may take to end once serving has ended.
+const BACKGROUND_END: Duration = Duration::from_secs(10);
+
+/// Why a replica cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its store.
+    #[error("the store in {path} cannot be opened: {source}")]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// Its records.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Its blob storage.
+    #[error(transparent)]
+    Storage(#[from] BlobError),
+    /// The store has no cluster in it: an installation or a restore was cut off.
+    #[error(
+        "the installation or restore in {0} was not finished; run the restore again, or \"dtr destroy\" it and install again"
+    )]
+    Unfinished(PathBuf),
+    /// The data was written by a newer version.
+    #[error(
+        "the data has format {found}, this version of dtr knows formats up to {known}; run the newer version of dtr that wrote it"
+    )]
+    Newer {
+        /// What it has.
+        found: u32,
+        /// What is known.
+        known: u32,
+    },
+    /// Its keys or certificates.
+    #[error(transparent)]
+    Asset(#[from] AssetError),
+    /// What it would serve over TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A name that its certificate should have.
+    #[error(transparent)]
+    Pki(#[from] dtr_transport::pki::PkiError),
+    /// Its link to the UCP.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// It is linked to a UCP that it was never registered with.
+    #[error("this registry uses a UCP but is not registered with it; run \"dtr reconfigure\" with --ucp-url to register it")]
+    NotRegistered,
+    /// Its tokens cannot be signed.
+    #[error(transparent)]
+    Access(#[from] dtr_access::AccessError),
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] dtr_transport::ServeError),
+    /// The proxies that it trusts.
+    #[error(transparent)]
+    Proxies(#[from] dtr_transport::NetworkError),
+    /// The local way in.
+    #[error("cannot listen on {path}: {source}")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The parts of a replica that is open.
+#[derive(Clone)]
+pub struct Opened {
+    /// The records.
+    pub catalog: Catalog,
+    /// Image content.
+    pub blobs: SharedBlobs,
+    /// The cluster it belongs to.
+    pub cluster: ClusterRecord,
+}
+
+/// Opens what is installed in a data directory; checks that this version understands it.
+pub async fn open(dir: &DataDir, config: &ReplicaConfig) -> Result<Opened, ServeError> {
+    let catalog = open_catalog(dir)
+        .map_err(|source| ServeError::Store { path: dir.store_file(), source })?;
+    let cluster = catalog.cluster().await?;
+    let cluster = cluster.ok_or_else(|| ServeError::Unfinished(dir.root().to_owned()))?;
+    if cluster.data_format > DATA_FORMAT {
+        return Err(ServeError::Newer { found: cluster.data_format, known: DATA_FORMAT });
+    }
+    let blobs: SharedBlobs = open_blobs(dir, config)?;
+    Ok(Opened { catalog, blobs, cluster })
+}
+
+/// Who says who is who: this store, or a UCP.
+async fn identity(
+    opened: &Opened,
+) -> Result<(Arc<dyn Identity>, Option<BuiltIn>), ServeError> {
+    match &opened.cluster.identity {
+        IdentitySource::BuiltIn => {
+            let built_in = BuiltIn::new(opened.catalog.clone(), BuiltInOptions::default());
+            Ok((Arc::new(built_in.clone()), Some(built_in)))
+        }
+        IdentitySource::Ucp { url, ca, insecure_tls, service } => {
+            let service = service.clone().ok_or(ServeError::NotRegistered)?;
+            let ca = (!ca.trim().is_empty()).then_some(ca.as_str());
+            let tls = dtr_transport::tls::client_config(ca, *insecure_tls)?;
+            let (private_key, _) = assets::service_key(&opened.catalog).await?;
+            let options = RemoteOptions::new(url.clone(), service, private_key);
+            let remote =
+                Remote::new(options, tls, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+            Ok((Arc::new(remote), None))
+        }
+    }
+}
+
+/// A replica that is put together and has its addresses, about to serve.
+pub struct Serving {
+    server: dtr_transport::BoundServer<Router>,
+    socket: UnixListener,
+    local: Router,
+    registry: Registry,
+    background: TaskTracker,
+    stop: CancellationToken,
+    opened: Opened,
+    config: ReplicaConfig,
+    health: Health,
+    scheduler: Arc<Scheduler>,
+    tls: ServerTls,
+    node: String,
+}
+
+impl std::fmt::Debug for Serving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Serving({})", self.config.id)
+    }
+}
+
+/// Puts a replica together and takes its addresses. `node` is this machine's name.
+///
+/// # Errors
+/// [`ServeError`], each with what to do.
+pub async fn bind(
+    dir: &DataDir,
+    config: &ReplicaConfig,
+    node: &str,
+) -> Result<Serving, ServeError> {
+    let opened = open(dir, config).await?;
+    let (who, built_in) = identity(&opened).await?;
+    let catalog = opened.catalog.clone();
+    let settings = catalog.settings().await?;
+    let metrics = Metrics::new();
+    let access = Access::new(catalog.clone(), Arc::clone(&who)).await?;
+    let scheduler = Arc::new(Scheduler::new(catalog.clone(), Arc::clone(&opened.blobs)));
+    let health = Health::new(catalog.clone(), Arc::clone(&opened.blobs));
+    let registry = Registry::new(catalog.clone(), Arc::clone(&opened.blobs), access.clone());
+    let api = dtr_api::router(ApiState {
+        catalog: catalog.clone(),
+        blobs: Arc::clone(&opened.blobs),
+        identity: Arc::clone(&who),
+        built_in: built_in.clone(),
+        access,
+        scheduler: Arc::clone(&scheduler),
+        replica: config.id.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        reports: Arc::default(),
+    });
+    let mut router = registry.router().merge(api).merge(own_routes(&catalog, &health, &metrics));
+    if let Some(built_in) = built_in {
+        router = router.merge(dtr_enzi::router(built_in));
+    }
+    let mut names = SubjectNames::local().with_url(&config.address)?;
+    if !settings.dtr_host.is_empty() {
+        names = names.with_host(&settings.dtr_host)?;
+    }
+    let certificate = assets::web_certificate(&catalog, &names).await?;
+    let tls = ServerTls::new(&certificate)?;
+    let server = listeners(router.clone(), config, &settings.dtr_host, metrics, tls.clone())?;
+    Ok(Serving {
+        server: server.bind().await?,
+        socket: local_socket(dir)?,
+        local: router.layer(Extension(LocalAdmin)),
+        registry,
+        background: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        opened,
+        config: config.clone(),
+        health,
+        scheduler,
+        tls,
+        node: node.to_owned(),
+    })
+}
+
+/// What belongs to no other face: `/_ping`, `/ca`, `/metrics`.
+fn own_routes(catalog: &Catalog, health: &Health, metrics: &Arc<Metrics>) -> Router {
+    let (ca, ping, metrics) = (catalog.clone(), health.clone(), Arc::clone(metrics));
+    Router::new()
+        .route("/_ping", get(move || async move { ping.ping().await }))
+        .route("/ca", get(move || async move { serve_ca(&ca).await }))
+        .route("/metrics", get(move || async move { metrics.respond() }))
+}
+
+async fn serve_ca(catalog: &Catalog) -> axum::response::Response {
+    match assets::trust_bundle(catalog).await {
+        Ok(pem) => ([(header::CONTENT_TYPE, "application/x-pem-file")], pem).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the certificate authority cannot be served");
+            StatusCode::SERVICE_UNAVAILABLE.into_response()
+        }
+    }
+}
+
+fn listeners(
+    router: Router,
+    config: &ReplicaConfig,
+    external_host: &str,
+    metrics: Arc<Metrics>,
+    tls: ServerTls,
+) -> Result<Server<Router>, ServeError> {
+    let at = |port| SocketAddr::new(config.listen_address, port);
+    let mut server =
+        Server::new(router, metrics, &SystemRandom).https(at(config.https_port), tls);
+    if config.http_port != 0 {
+        let to = Redirect {
+            external_host: (!external_host.is_empty()).then(|| external_host.to_owned()),
+            https_port: Some(config.https_port),
+        };
+        server = server.redirect(at(config.http_port), to);
+    }
+    if let Some(address) = config.plain_http {
+        let networks: Result<Vec<_>, _> =
+            config.trusted_proxies.iter().map(|text| text.parse()).collect();
+        let networks = networks?;
+        let forwarded =
+            if networks.is_empty() { Forwarded::Ignore } else { Forwarded::From(networks) };
+        server = server.plain(address, forwarded);
+    }
+    Ok(server)
+}
+
+/// The local way in, for who may read the data directory. One left by a process that was killed is replaced: the store's
+/// lock has told already that nobody serves here.
+fn local_socket(dir: &DataDir) -> Result<UnixListener, ServeError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = dir.socket();
+    let refused = |source| ServeError::Socket { path: dir.socket(), source };
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(refused(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(refused)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(refused)?;
+    Ok(listener)
+}
+
+impl Serving {
+    /// The addresses taken, by kind of listener.
+    pub fn addresses(&self) -> HashMap<&'static str, SocketAddr> {
+        self.server.addresses().map(|(kind, address)| (kind.as_str(), address)).collect()
+    }
+
+    /// Serves until `shutdown`; then finishes what runs, flushes what is counted, and ends.
+    pub async fn run(self, shutdown: Shutdown) {
+        let catalog = self.opened.catalog.clone();
+        let (scheduler, stop) = (self.scheduler, self.stop.clone());
+        self.background.spawn(async move { scheduler.run(stop).await });
+        self.background.spawn(heartbeat::report(
+            catalog.clone(),
+            self.config.clone(),
+            self.health,
+            self.node,
+            self.stop.clone(),
+        ));
+        self.background.spawn(heartbeat::follow_certificate(catalog, self.tls, self.stop.clone()));
+        let local_stop = self.stop.clone();
+        let local = axum::serve(self.socket, self.local)
+            .with_graceful_shutdown(async move { local_stop.cancelled().await });
+        self.background.spawn(async move {
+            if let Err(error) = local.await {
+                tracing::error!(%error, "the local socket is no longer served");
+            }
+        });
+        tracing::info!(replica = %self.config.id, cluster = %self.opened.cluster.id, "serving");
+        self.server.run(shutdown).await;
+        self.stop.cancel();
+        self.registry.shutdown().await;
+        self.background.close();
+        if tokio::time::timeout(BACKGROUND_END, self.background.wait()).await.is_err() {
+            tracing::warn!("background work was cut off; it goes on at the next start");
+        }
+    }
+}
