@@ -57,7 +57,7 @@ impl Asking {
     /// Who acts, for the identity service's records.
     pub fn actor(&self) -> Actor {
         match self.caller.principal() {
-            Some(principal) => Actor::of(principal),
+            Some(principal) => Actor::from(&**principal),
             None => Actor::system(),
         }
     }
