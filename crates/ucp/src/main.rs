@@ -1,2 +1,12 @@
-//! The ucp program.
-fn main() {}
+//! The `ucp` program: reads the command line and the environment, calls one command, turns its end into an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    ucp::run(ucp::cli::Cli::parse())
+}

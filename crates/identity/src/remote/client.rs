@@ -93,6 +93,21 @@ impl UcpClient {
         self.http.json(Call::new(Method::PATCH, path).body(form).bearer(token)).await
     }
 
+    /// Begins a backup and hands on its stream in pieces; an end that came too early is an error. `take` says whether to
+    /// go on. `encrypted` says that it will be encrypted by whoever takes it.
+    ///
+    /// # Errors
+    /// Any [`UcpError`].
+    pub async fn backup(
+        &self,
+        token: &Secret,
+        encrypted: bool,
+        take: impl AsyncFnMut(bytes::Bytes) -> bool,
+    ) -> Result<(), UcpError> {
+        let path = format!("/enzi/v0/admin/backup?encrypted={encrypted}");
+        self.http.stream(Call::new(Method::POST, path).bearer(token), take).await
+    }
+
     /// Forgets a service. No error when it is not there.
     pub async fn delete_service(&self, token: &Secret, id: &ServiceId) -> Result<(), UcpError> {
         let path = format!("/enzi/v0/services/{id}");

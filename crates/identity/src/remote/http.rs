@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dtr_types::Secret;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::wire::Errors;
@@ -14,6 +14,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request that checks a password may take: it may have to wait for its turn.
 pub(crate) const PASSWORD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a stream may take as a whole.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Largest answer, in bytes.
 const ANSWER_MAX: usize = 8 << 20;
 
@@ -107,37 +109,68 @@ impl Http {
         &self.base
     }
 
-    /// Sends a request and reads the whole answer.
-    pub(crate) async fn bytes(&self, call: Call<'_>) -> Result<Vec<u8>, UcpError> {
+    fn away(&self, error: reqwest::Error) -> UcpError {
+        UcpError::Away { url: self.base.clone(), reason: chain(&error.without_url()) }
+    }
+
+    async fn send(&self, call: Call<'_>, timeout: Duration) -> Result<Response, UcpError> {
         let url = format!("{}{}", self.base, call.path);
-        let away = |error: reqwest::Error| UcpError::Away {
-            url: self.base.clone(),
-            reason: chain(&error.without_url()),
-        };
-        let mut request = self.client.request(call.method, &url);
-        if let Some(timeout) = call.timeout {
-            request = request.timeout(timeout);
-        }
+        let mut request = self.client.request(call.method, &url).timeout(timeout);
         if let Some(bearer) = call.bearer {
             request = request.bearer_auth(bearer.expose());
         }
         if let Some(body) = call.body {
             request = request.header("content-type", "application/json").body(body);
         }
-        let mut response = request.send().await.map_err(away)?;
+        request.send().await.map_err(|error| self.away(error))
+    }
+
+    /// Sends a request and hands on the answer's body in pieces, until `take` says no.
+    pub(crate) async fn stream(
+        &self,
+        call: Call<'_>,
+        mut take: impl AsyncFnMut(bytes::Bytes) -> bool,
+    ) -> Result<(), UcpError> {
+        let response = self.send(call, STREAM_TIMEOUT).await?;
+        let mut response = self.check(response).await?;
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.away(error))? {
+            if !take(chunk).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub(crate) async fn bytes(&self, call: Call<'_>) -> Result<Vec<u8>, UcpError> {
+        let timeout = call.timeout.unwrap_or(TIMEOUT);
+        let response = self.send(call, timeout).await?;
+        let mut response = self.check(response).await?;
+        self.read(&mut response).await
+    }
+
+    async fn check(&self, mut response: Response) -> Result<Response, UcpError> {
         let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
         let retry_after = response
             .headers()
             .get("retry-after")
             .and_then(|value| value.to_str().ok()?.parse().ok());
+        let bytes = self.read(&mut response).await?;
+        Err(self.refusal(status, &bytes, retry_after))
+    }
+
+    async fn read(&self, response: &mut Response) -> Result<Vec<u8>, UcpError> {
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(away)? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.away(error))? {
             if bytes.len() + chunk.len() > ANSWER_MAX {
                 return Err(self.answer(format!("it is longer than {ANSWER_MAX} bytes")));
             }
             bytes.extend_from_slice(&chunk);
         }
-        if status.is_success() { Ok(bytes) } else { Err(self.refusal(status, &bytes, retry_after)) }
+        Ok(bytes)
     }
 
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, UcpError> {
