@@ -56,6 +56,14 @@ impl Unit {
         systemctl(&["enable", "--now", &self.name])
     }
 
+    /// Stops the service until it is started again or the machine is. No error when there is no unit.
+    ///
+    /// # Errors
+    /// [`ServiceError`] with what systemd said.
+    pub fn stop(&self) -> Result<(), ServiceError> {
+        if self.path().exists() { systemctl(&["stop", &self.name]) } else { Ok(()) }
+    }
+
     /// Stops the service and removes its unit. No error when there is none.
     ///
     /// # Errors

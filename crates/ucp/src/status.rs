@@ -72,7 +72,7 @@ pub async fn stop(args: &DataDirArgs) -> anyhow::Result<()> {
         && data_dir.root() == std::path::Path::new("/var/lib/ucp")
         && unit.path().exists()
     {
-        tokio::task::spawn_blocking(move || unit.remove()).await??;
+        tokio::task::spawn_blocking(move || unit.stop()).await??;
     }
     let path = data_dir.pid_file();
     let stopped = tokio::task::spawn_blocking(move || dtr_service::stop(&path, STOP_MAX)).await??;
