@@ -48,8 +48,8 @@ pub enum Refusal {
     /// Accounts or teams that nobody here is.
     #[error(
         "{count} owners of the archive are not known to the identity service here: {}. \
-         Restore the identity service first, load the archive's own accounts if it has them, name them in \
-         --map-owners FILE, or accept that what they own is reachable by administrators only",
+         Restore the identity service first, load the archive's own accounts if it has them (--with-identity), say who \
+         they are (--map-owners FILE), or accept that only administrators reach what they own (--allow-unknown-owners)",
         shown(owners)
     )]
     UnknownOwners {

@@ -32,7 +32,7 @@ pub use report::RestoreReport;
 use crate::{
     IdentityRecords, ProgressFn, RecoveryError, Refusal,
     pump::{Piece, Pump},
-    verify::Checks,
+    verify::{Checks, check_signer},
 };
 
 /// Takes the accounts of an archive over into an identity service that is elsewhere: a UCP.
@@ -71,6 +71,8 @@ pub struct RestoreOptions {
     pub load_identity: bool,
     /// Accounts and teams of the archive that are others here.
     pub owner_map: OwnerMap,
+    /// The id of the key that must have signed the archive, if it is known.
+    pub signed_by: Option<String>,
     /// Whether owners that nobody knows are no reason to refuse.
     pub accept_unknown_owners: bool,
     /// Whether a storage without any of the blobs is no reason to refuse.
@@ -93,6 +95,7 @@ impl RestoreOptions {
             identity: None,
             load_identity: false,
             owner_map: OwnerMap::default(),
+            signed_by: None,
             accept_unknown_owners: false,
             accept_empty_storage: false,
             external_url: None,
@@ -136,6 +139,7 @@ pub async fn restore<R: Read + Send + 'static>(
     }
     let mut pump = Pump::start(input, read)?;
     let (header, encrypted) = pump.header().await?;
+    check_signer(&header, options.signed_by.as_deref())?;
     let job = Job::new(target, &options, *header)?;
     let checks = Checks::new(&job.header)?;
     let mut cleaned = false;

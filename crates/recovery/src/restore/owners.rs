@@ -18,14 +18,14 @@ use crate::{
     verify::{Owners, References},
 };
 
-/// Accounts and teams that are others here than in the archive: lines `there = here`. An account by its name or id, a
-/// team as `organization/team`; empty lines and those that begin with `#` say nothing.
+/// Accounts and teams that are others here than in the archive: lines `there here` (a `=` between them is accepted). An
+/// account by its name or id, a team as `organization/team`; empty lines and those that begin with `#` say nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnerMap(BTreeMap<String, String>);
 
 /// A line of an owner map that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {why}; a line of the owner map is written: name-in-the-archive = name-here")]
+#[error("line {line}: {why}; a line of the owner map is written: name-in-the-archive name-here")]
 pub struct OwnerMapError {
     line: usize,
     why: &'static str,
@@ -42,11 +42,10 @@ impl std::str::FromStr for OwnerMap {
                 continue;
             }
             let wrong = |why| OwnerMapError { line, why };
-            let (there, here) = content.split_once('=').ok_or_else(|| wrong("there is no ="))?;
-            let (there, here) = (there.trim(), here.trim());
-            if there.is_empty() || here.is_empty() {
-                return Err(wrong("a name is missing"));
-            }
+            let mut names = content.split(['=', ' ', '\t']).filter(|name| !name.is_empty());
+            let (Some(there), Some(here), None) = (names.next(), names.next(), names.next()) else {
+                return Err(wrong("there are not two names"));
+            };
             if there.contains('/') != here.contains('/') {
                 return Err(wrong("a team can only be mapped to a team"));
             }
@@ -383,7 +382,7 @@ mod tests {
 
     #[test]
     fn reads_an_owner_map() {
-        let map: OwnerMap = "# people\nalice = bob\n\norg/web = corp/frontend\n".parse().unwrap();
+        let map: OwnerMap = "# people\nalice bob\n\norg/web = corp/frontend\n".parse().unwrap();
         assert_eq!(map.0.len(), 2);
         for (bad, line) in [("alice", 1), ("\na=", 2), ("a=b\na=c", 2), ("a/b = c", 1)] {
             let error = bad.parse::<OwnerMap>().unwrap_err();

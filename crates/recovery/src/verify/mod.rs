@@ -195,6 +195,20 @@ fn report(
 /// A record, and its JSON.
 type Judged<'a> = (Line, Cow<'a, [u8]>);
 
+/// Refuses an archive that names another key than the one expected. That this key signed it is proven at the end: header
+/// and proof must name the same.
+pub(crate) fn check_signer(header: &Header, expected: Option<&str>) -> Result<(), RecoveryError> {
+    let found = &header.signer.key_id;
+    match expected {
+        // People copy the first half of it, as the catalog's key ids have it.
+        Some(expected) if expected.len() < 32 || !found.starts_with(expected) => {
+            let (found, expected) = (found.clone(), expected.to_owned());
+            Err(dtr_archive::ArchiveError::WrongKey { found, expected }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What is checked of an archive while it streams past: the same in a verification and in a restore.
 pub(crate) struct Checks {
     reader: LineReader,

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, io::Cursor};
 use dtr_archive::ReadOptions;
 use dtr_catalog::records::{ClusterRecord, IdentitySource, Settings};
 use dtr_recovery::{
-    BackupOptions, Exit, RecoveryError, Refusal, RestoreOptions, VerifyOptions, inspect, verify,
+    BackupOptions, Exit, RecoveryError, Refusal, RestoreOptions, VerifyOptions, ensure_archive_key,
+    inspect, verify,
 };
 use dtr_store::At;
 
@@ -217,6 +218,16 @@ async fn refusals_leave_the_target_as_it_was() {
     let anyway = RestoreOptions { accept_empty_storage: true, ..RestoreOptions::new(VERSION) };
     let back = target.restore(&archive, anyway).await.unwrap();
     assert_eq!(back.exit(), Exit::Incomplete);
+
+    // Signed by another.
+    let target = world.beside(14).await;
+    let wanted = RestoreOptions { signed_by: Some("0".repeat(64)), ..RestoreOptions::new(VERSION) };
+    let error = target.restore(&archive, wanted).await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Refused, "{error}");
+    assert!(target.state(At::Latest).await.is_empty());
+    let key = ensure_archive_key(&world.catalog).await.unwrap().id;
+    let right = RestoreOptions { signed_by: Some(key), ..RestoreOptions::new(VERSION) };
+    target.restore(&archive, right).await.unwrap();
 
     // Another program's archive, and accounts that are not in it.
     let target = world.beside(12).await;
