@@ -1,6 +1,8 @@
 //! Typed REST calls to `/api/v0` and `/enzi/v0`: bodies in and out, paging, errors in the service's words, and downloads
 //! whose end is proved.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use dtr_types::Secret;
 use http::{HeaderMap, Method};
@@ -12,7 +14,7 @@ use url::Url;
 use crate::{
     ClientError, RetryPolicy, TlsFlags, TlsOptions,
     error::{explain, host_of, refusal, retry_after},
-    http_client::{base_url, http_client},
+    http_client::{base_url, http_client, socket_client},
     retry::not_now,
 };
 
@@ -79,6 +81,21 @@ impl Api {
     ) -> Result<Self, ClientError> {
         let (http, base) = (http_client(tls)?, base_url(address)?);
         Ok(Self { http, base, authorization, retry, flags: tls.flags })
+    }
+
+    /// A client for the service that listens on a Unix socket of this machine.
+    ///
+    /// # Errors
+    /// [`ClientError::Address`] for a path that cannot be that of a socket.
+    pub fn over_socket(socket: &Path, retry: RetryPolicy) -> Result<Self, ClientError> {
+        let (http, base) = (socket_client(socket)?, base_url("http://localhost")?);
+        Ok(Self {
+            http,
+            base,
+            authorization: Authorization::None,
+            retry,
+            flags: TlsFlags::default(),
+        })
     }
 
     /// The same service and connections, as another caller.

@@ -1,6 +1,6 @@
 //! One way to make an HTTP client: TLS by aws-lc-rs, keep-alive, no proxy from the environment, bounded waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -45,7 +45,22 @@ pub struct TlsOptions {
 /// [`ClientError::Ca`] when the CA given is not PEM.
 pub fn http_client(options: &TlsOptions) -> Result<reqwest::Client, ClientError> {
     let bad = |why: String| ClientError::Ca { flag: options.flags.ca, why };
-    let builder = reqwest::Client::builder()
+    let builder = builder().tls_backend_preconfigured(tls_config(options)?);
+    builder.build().map_err(|error| bad(error.to_string()))
+}
+
+/// A client whose every connection goes to a Unix socket of this machine, in plain HTTP.
+pub(crate) fn socket_client(socket: &Path) -> Result<reqwest::Client, ClientError> {
+    let tls = tls_config(&TlsOptions { insecure: true, ..TlsOptions::default() })?;
+    let client = builder().tls_backend_preconfigured(tls).unix_socket(socket).build();
+    client.map_err(|error| ClientError::Address {
+        address: socket.display().to_string(),
+        why: error.to_string(),
+    })
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
         .user_agent(concat!("dtr-client/", env!("CARGO_PKG_VERSION")))
         .no_proxy()
         .http1_only()
@@ -54,8 +69,6 @@ pub fn http_client(options: &TlsOptions) -> Result<reqwest::Client, ClientError>
         // Between two pieces of an answer, not for the whole of it: a backup may take hours.
         .read_timeout(Duration::from_secs(120))
         .pool_max_idle_per_host(64)
-        .tls_backend_preconfigured(tls_config(options)?);
-    builder.build().map_err(|error| bad(error.to_string()))
 }
 
 fn tls_config(options: &TlsOptions) -> Result<ClientConfig, ClientError> {
