@@ -1,10 +1,45 @@
 //! The dtr program: reads the command line and the environment, calls one command, turns its end into an exit code.
 
 mod cli;
+mod commands;
+mod failure;
+mod terminal;
+
+use std::process::ExitCode;
 
 use clap::Parser as _;
 
-fn main() {
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        terminal::say(&format!(
+            "dtr: this is a fault of the program ({at}); please report it. Nothing half-done counts as done"
+        ));
+        tracing::debug!("{panic}");
+    }));
     let cli = cli::Cli::parse();
-    println!("{cli:?}");
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            terminal::say(&format!("dtr: cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(async { tokio::spawn(commands::run(cli)).await });
+    // Threads that read a terminal or a pipe would keep the process for ever.
+    runtime.shutdown_background();
+    match done {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            if let Some(message) = failure::message(&error) {
+                terminal::say(&format!("dtr: {message}"));
+            }
+            ExitCode::from(failure::exit_code(&error))
+        }
+        // The hook has said it.
+        Err(_) => ExitCode::FAILURE,
+    }
 }

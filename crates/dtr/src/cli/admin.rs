@@ -1,7 +1,7 @@
 //! The administrator's commands over the REST interface, for people who script.
 
 use clap::{Args, Subcommand, ValueEnum};
-use dtr_types::Secret;
+use dtr_types::{AccountName, RepositoryName, Secret, Tag, TeamName};
 
 use super::ConnectArgs;
 
@@ -13,6 +13,68 @@ pub enum Output {
     Text,
     /// For programs.
     Json,
+}
+
+/// Who may read a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Visibility {
+    /// Everybody, also without login.
+    Public,
+    /// Who has a right to it.
+    Private,
+}
+
+impl Visibility {
+    /// As the REST interface calls it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Private => "private",
+        }
+    }
+}
+
+/// What a team may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// Pull.
+    ReadOnly,
+    /// Pull and push.
+    ReadWrite,
+    /// Pull, push and manage the repository.
+    Admin,
+}
+
+impl Level {
+    /// As the REST interface calls it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::ReadWrite => "read-write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// What a team has a level on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One repository.
+    Repository(RepositoryName),
+    /// All repositories of a namespace, also future ones.
+    Namespace(AccountName),
+}
+
+impl std::str::FromStr for Target {
+    type Err = dtr_types::NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains('/') {
+            text.parse().map(Self::Repository)
+        } else {
+            text.parse().map(Self::Namespace)
+        }
+    }
 }
 
 /// What all administrator's commands need.
@@ -35,13 +97,13 @@ pub enum UserCommand {
     },
     /// Show a user
     Show {
-        name: String,
+        name: AccountName,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Make a user
     Create {
-        name: String,
+        name: AccountName,
         /// The password; asked for on a terminal when left out
         #[arg(long, env = "DTR_USER_PASSWORD", hide_env_values = true)]
         password: Option<Secret>,
@@ -56,7 +118,7 @@ pub enum UserCommand {
     },
     /// Change a user
     Update {
-        name: String,
+        name: AccountName,
         /// What the user is called in full
         #[arg(long)]
         full_name: Option<String>,
@@ -74,7 +136,10 @@ pub enum UserCommand {
     },
     /// Delete a user
     Delete {
-        name: String,
+        name: AccountName,
+        /// Delete the user's repositories too; without this, a user who has some is not deleted
+        #[arg(long)]
+        with_repositories: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -90,7 +155,7 @@ pub enum OrgCommand {
     },
     /// Make an organization
     Create {
-        name: String,
+        name: AccountName,
         /// What it is called in full
         #[arg(long, default_value = "")]
         full_name: String,
@@ -99,20 +164,23 @@ pub enum OrgCommand {
     },
     /// Delete an organization
     Delete {
-        name: String,
+        name: AccountName,
+        /// Delete its repositories too; without this, an organization that has some is not deleted
+        #[arg(long)]
+        with_repositories: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// List its members
     Members {
-        name: String,
+        name: AccountName,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Make a user a member
     AddMember {
-        name: String,
-        user: String,
+        name: AccountName,
+        user: AccountName,
         /// Make the user an owner of the organization
         #[arg(long)]
         owner: bool,
@@ -121,8 +189,8 @@ pub enum OrgCommand {
     },
     /// Take a user out
     RemoveMember {
-        name: String,
-        user: String,
+        name: AccountName,
+        user: AccountName,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -133,14 +201,14 @@ pub enum OrgCommand {
 pub enum TeamCommand {
     /// List the teams of an organization
     List {
-        org: String,
+        org: AccountName,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Make a team
     Create {
-        org: String,
-        team: String,
+        org: AccountName,
+        team: TeamName,
         /// What it is for
         #[arg(long, default_value = "")]
         description: String,
@@ -149,31 +217,31 @@ pub enum TeamCommand {
     },
     /// Delete a team
     Delete {
-        org: String,
-        team: String,
+        org: AccountName,
+        team: TeamName,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// List its members
     Members {
-        org: String,
-        team: String,
+        org: AccountName,
+        team: TeamName,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Make a user a member
     AddMember {
-        org: String,
-        team: String,
-        user: String,
+        org: AccountName,
+        team: TeamName,
+        user: AccountName,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Take a user out
     RemoveMember {
-        org: String,
-        team: String,
-        user: String,
+        org: AccountName,
+        team: TeamName,
+        user: AccountName,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -186,21 +254,21 @@ pub enum RepoCommand {
     List {
         /// Only those of this namespace
         #[arg(long)]
-        namespace: Option<String>,
+        namespace: Option<AccountName>,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Show a repository
     Show {
         /// namespace/name
-        repository: String,
+        repository: RepositoryName,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Make a repository
     Create {
         /// namespace/name
-        repository: String,
+        repository: RepositoryName,
         /// Let everybody read it, also without login
         #[arg(long)]
         public: bool,
@@ -216,10 +284,10 @@ pub enum RepoCommand {
     /// Change a repository
     Update {
         /// namespace/name
-        repository: String,
-        /// public or private
-        #[arg(long)]
-        visibility: Option<String>,
+        repository: RepositoryName,
+        /// Who may read it
+        #[arg(long, value_enum)]
+        visibility: Option<Visibility>,
         /// Whether no tag can be pushed twice
         #[arg(long)]
         immutable_tags: Option<bool>,
@@ -232,7 +300,7 @@ pub enum RepoCommand {
     /// Delete a repository and all its tags
     Delete {
         /// namespace/name
-        repository: String,
+        repository: RepositoryName,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -244,27 +312,28 @@ pub enum GrantCommand {
     /// List the teams with a level on a repository, or on a namespace
     List {
         /// namespace/name, or a namespace
-        target: String,
+        target: Target,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Give a team of the owning organization a level
     Set {
         /// namespace/name, or a namespace
-        target: String,
+        target: Target,
         /// The team
-        team: String,
-        /// read-only, read-write or admin
-        level: String,
+        team: TeamName,
+        /// What it may do
+        #[arg(value_enum)]
+        level: Level,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Take a team's level away
     Remove {
         /// namespace/name, or a namespace
-        target: String,
+        target: Target,
         /// The team
-        team: String,
+        team: TeamName,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -277,7 +346,7 @@ pub enum TokenCommand {
     List {
         /// Whose [default: one's own]
         #[arg(long)]
-        user: Option<String>,
+        user: Option<AccountName>,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -287,7 +356,7 @@ pub enum TokenCommand {
         label: String,
         /// Whose [default: one's own]
         #[arg(long)]
-        user: Option<String>,
+        user: Option<AccountName>,
         /// When it ends, in RFC 3339 form [default: never]
         #[arg(long)]
         expires: Option<String>,
@@ -302,7 +371,7 @@ pub enum TokenCommand {
     },
     /// Rename an access token, or switch it on or off
     Update {
-        /// Its id (the hash that "token list" shows)
+        /// Its id, as "token list" shows it, or the first digits of it
         id: String,
         /// A new label
         #[arg(long)]
@@ -315,7 +384,7 @@ pub enum TokenCommand {
     },
     /// Delete an access token
     Delete {
-        /// Its id (the hash that "token list" shows)
+        /// Its id, as "token list" shows it, or the first digits of it
         id: String,
         #[command(flatten)]
         admin: AdminArgs,
@@ -328,23 +397,23 @@ pub enum TagCommand {
     /// List the tags of a repository
     List {
         /// namespace/name
-        repository: String,
+        repository: RepositoryName,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Show a tag
     Show {
         /// namespace/name
-        repository: String,
-        tag: String,
+        repository: RepositoryName,
+        tag: Tag,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Delete a tag; what it names stays
     Delete {
         /// namespace/name
-        repository: String,
-        tag: String,
+        repository: RepositoryName,
+        tag: Tag,
         #[command(flatten)]
         admin: AdminArgs,
     },

@@ -2,23 +2,29 @@
 
 mod admin;
 mod flags;
+mod image;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 pub use admin::{
-    AdminArgs, GrantCommand, OrgCommand, Output, RepoCommand, TagCommand, TeamCommand,
+    AdminArgs, GrantCommand, OrgCommand, Output, RepoCommand, TagCommand, Target, TeamCommand,
     TokenCommand, UserCommand,
 };
 pub use flags::{
-    ConnectArgs, DataDirArgs, EncryptionArgs, LogArgs, NetworkArgs, StorageArgs, TlsArgs, UcpArgs,
+    ConnectArgs, DataDirArgs, DecryptionArgs, EncryptionArgs, LogArgs, NetworkArgs, StorageArgs,
+    TlsArgs, UcpArgs,
 };
+pub use image::{ImageCommand, RegistryArgs};
 
 /// A container registry that can be lost and got back.
 #[derive(Debug, Parser)]
-#[command(name = "dtr", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "dtr", version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
+    /// Say on standard error what is done
+    #[arg(long, global = true, env = "DTR_DEBUG", value_parser = clap::builder::FalseyValueParser::new())]
+    pub debug: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -68,6 +74,9 @@ pub enum Command {
     /// Manage tags
     #[command(subcommand)]
     Tag(TagCommand),
+    /// Push, pull and copy images without any engine
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -128,7 +137,7 @@ pub struct ReconfigureArgs {
     #[command(flatten)]
     pub log: LogArgs,
     /// The new storage already holds all blobs
-    #[arg(long, env = "STORAGE_MIGRATED")]
+    #[arg(long, env = "STORAGE_MIGRATED", value_parser = clap::builder::FalseyValueParser::new())]
     pub storage_migrated: bool,
 }
 
@@ -156,7 +165,7 @@ pub struct DestroyArgs {
     #[arg(long)]
     pub keep_storage: bool,
     /// Do not ask
-    #[arg(short, long, env = "YES")]
+    #[arg(short, long, env = "YES", value_parser = clap::builder::FalseyValueParser::new())]
     pub yes: bool,
 }
 
@@ -191,7 +200,7 @@ pub struct BackupTakeArgs {
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Accepted for the original's sake: every backup here is consistent
-    #[arg(long, env = "DTR_OFFLINE_BACKUP", hide = true)]
+    #[arg(long, env = "DTR_OFFLINE_BACKUP", hide = true, value_parser = clap::builder::FalseyValueParser::new())]
     pub offline_backup: bool,
 }
 
@@ -203,7 +212,7 @@ pub enum BackupCommand {
         /// The archive, or "-" for standard input
         file: PathBuf,
         #[command(flatten)]
-        decryption: flags::DecryptionArgs,
+        decryption: DecryptionArgs,
         /// Ask the blob storage in this folder for every blob that the backup mentions
         #[arg(long, value_name = "DIR")]
         storage: Option<PathBuf>,
@@ -222,7 +231,7 @@ pub enum BackupCommand {
         /// The archive, or "-" for standard input
         file: PathBuf,
         #[command(flatten)]
-        decryption: flags::DecryptionArgs,
+        decryption: DecryptionArgs,
         /// How to print it
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
@@ -254,10 +263,10 @@ pub struct RestoreArgs {
     #[command(flatten)]
     pub storage: StorageArgs,
     /// Use the storage that the backup names (the default where it was local)
-    #[arg(long, env = "DTR_DEFAULT_STORAGE")]
+    #[arg(long, env = "DTR_DEFAULT_STORAGE", value_parser = clap::builder::FalseyValueParser::new())]
     pub dtr_use_default_storage: bool,
     #[command(flatten)]
-    pub decryption: flags::DecryptionArgs,
+    pub decryption: DecryptionArgs,
     #[command(flatten)]
     pub log: LogArgs,
     /// Say what would happen, change nothing

@@ -1,0 +1,171 @@
+//! `dtr backup verify`, `inspect` and `list`.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use dtr_archive::{Product, PublicKey, ReadOptions};
+use dtr_client::PageStyle;
+use dtr_recovery::{Exit, VerifyOptions};
+use dtr_types::{SystemClock, SystemRandom};
+use serde_json::Value;
+
+use super::keys;
+use crate::{
+    cli::{BackupCommand, DecryptionArgs, Output},
+    commands::connect,
+    failure::{Failure, Result, Said},
+    terminal::{self, Progress, Table, field},
+};
+
+/// `dtr backup verify|inspect|list`
+pub async fn run(command: BackupCommand) -> Result<()> {
+    match command {
+        BackupCommand::Verify { file, decryption, storage, deep, signed_by, output } => {
+            let options = VerifyOptions { storage: open_storage(storage).await?, deep };
+            verify(&file, &decryption, options, signed_by.as_deref(), output).await
+        }
+        BackupCommand::Inspect { file, decryption, output } => {
+            let read = read_options(&decryption)?;
+            let found = dtr_recovery::inspect(open(&file, "inspecting")?, read)
+                .await
+                .with_context(|| format!("cannot inspect {}", named(&file)))?;
+            match output {
+                Output::Json => terminal::print_json(&found),
+                Output::Text => terminal::print(&found.to_string()),
+            }
+        }
+        BackupCommand::List { connect, output } => {
+            connect::with(&connect, async |c| {
+                let list = c.api.list("/api/v0/backups", PageStyle::Dtr, "backups", 100).await;
+                list_backups(output, &list.context("cannot list backups")?)
+            })
+            .await
+        }
+    }
+}
+
+fn named(file: &Path) -> String {
+    if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
+}
+
+/// The archive as a stream, with its progress shown.
+fn open(file: &Path, what: &'static str) -> Result<Watched> {
+    let input: Box<dyn Read + Send> = if file == Path::new("-") {
+        if io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "standard input is a terminal: redirect the archive into it",
+            ));
+        }
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?)
+    };
+    Ok(Watched { input, progress: Progress::new(what) })
+}
+
+struct Watched {
+    input: Box<dyn Read + Send>,
+    progress: Progress,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.progress.add(read as u64);
+        Ok(read)
+    }
+}
+
+fn read_options(decryption: &DecryptionArgs) -> Result<ReadOptions> {
+    Ok(ReadOptions {
+        keys: keys(decryption)?,
+        product: Some(Product::Dtr),
+        ..ReadOptions::default()
+    })
+}
+
+async fn open_storage(folder: Option<PathBuf>) -> Result<Option<Arc<dyn dtr_blobs::BlobStorage>>> {
+    let Some(folder) = folder else { return Ok(None) };
+    // Opening would make an empty storage of a mistyped folder, and then miss everything.
+    if !folder.is_dir() {
+        return Err(Failure::usage(format!(
+            "--storage {}: there is no such folder",
+            folder.display()
+        )));
+    }
+    let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
+    let storage = dtr_blobs::FileStorage::open(&folder, options)
+        .await
+        .with_context(|| format!("cannot open the blob storage in {}", folder.display()))?;
+    Ok(Some(Arc::new(storage)))
+}
+
+async fn verify(
+    file: &Path,
+    decryption: &DecryptionArgs,
+    options: VerifyOptions,
+    signed_by: Option<&str>,
+    output: Output,
+) -> Result<()> {
+    let read = read_options(decryption)?;
+    let cannot = || format!("{} is not a good backup", named(file));
+    let report = match dtr_recovery::verify(open(file, "verifying")?, read, options).await {
+        Ok(report) => report,
+        Err(error) => {
+            if output == Output::Json {
+                let told = serde_json::json!({
+                    "good": false, "error": error.to_string(), "exit": error.exit().code(),
+                });
+                terminal::print_json(&told)?;
+            }
+            let text = match error.exit() {
+                Exit::Failed => format!("cannot verify {}", named(file)),
+                Exit::Locked => {
+                    let flags = "--identity-file, --passphrase-file";
+                    format!("cannot open {} with the keys that were given ({flags})", named(file))
+                }
+                _ => cannot(),
+            };
+            return Err(anyhow::Error::new(error).context(text));
+        }
+    };
+    match output {
+        Output::Json => terminal::print_json(&report)?,
+        Output::Text => terminal::print(&report.to_string())?,
+    }
+    if let Some(wanted) = signed_by
+        && !same_key(wanted, &report.key_id)
+    {
+        let what = format!("it is signed by key {}, not by {wanted}", report.key_id);
+        return Err(Failure::ending(Exit::Refused, what).context(cannot()));
+    }
+    match report.exit() {
+        Exit::Done => Ok(()),
+        exit => Err(anyhow::Error::new(Said(exit))),
+    }
+}
+
+/// A key is named by its id, or given itself.
+fn same_key(wanted: &str, id: &str) -> bool {
+    wanted == id || wanted.parse::<PublicKey>().is_ok_and(|key| key.id() == id)
+}
+
+fn list_backups(output: Output, backups: &[Value]) -> Result<()> {
+    if output == Output::Json {
+        return terminal::print_json(&backups);
+    }
+    let mut table = Table::new(&["BEGAN", "REVISION", "RECORDS", "SIZE", "IMAGES", "BY", "ID"]);
+    for backup in backups {
+        let size = terminal::size(backup["bytes"].as_u64().unwrap_or_default());
+        let [began, revision, records, images, by, id] =
+            ["startedAt", "revision", "records", "withImages", "by", "id"]
+                .map(|n| field(backup, n));
+        table.row([began, revision, records, size, images, by, id]);
+    }
+    table.print()
+}

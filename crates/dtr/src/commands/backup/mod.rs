@@ -1,0 +1,99 @@
+//! `dtr backup`: take one, and `verify`, `inspect`, `list`.
+
+mod look;
+mod sink;
+mod take;
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use dtr_archive::{Encryption, Keys, Recipient, UnlockKey};
+use dtr_types::Secret;
+
+use crate::{
+    cli::{BackupArgs, DecryptionArgs, EncryptionArgs},
+    failure::{Failure, Result},
+};
+
+/// Largest file of keys or passphrases that is read.
+const KEY_FILE_MAX: u64 = 1 << 20;
+
+/// `dtr backup ...`
+pub async fn run(args: BackupArgs) -> Result<()> {
+    match args.command {
+        None => take::run(args.take).await,
+        Some(command) => look::run(command).await,
+    }
+}
+
+fn key_file(path: &Path) -> Result<String> {
+    let cannot = || format!("cannot read {}", path.display());
+    let size = std::fs::metadata(path).with_context(cannot)?.len();
+    if size > KEY_FILE_MAX {
+        return Err(Failure::usage(format!("{} is too large to be a key file", path.display())));
+    }
+    std::fs::read_to_string(path).with_context(cannot)
+}
+
+/// The passphrase in a file: its first line.
+fn passphrase(path: &Path) -> Result<Secret> {
+    let text = zeroize::Zeroizing::new(key_file(path)?);
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Secret::new(line)),
+        _ => Err(Failure::usage(format!("the first line of {} is empty", path.display()))),
+    }
+}
+
+/// How to encrypt, from flags.
+pub fn encryption(args: &EncryptionArgs) -> Result<Encryption> {
+    if let Some(path) = &args.passphrase_file {
+        return Ok(Encryption::passphrase(passphrase(path)?));
+    }
+    if args.encrypt_to.is_empty() {
+        return Ok(Encryption::None);
+    }
+    let recipients: Result<Vec<Recipient>, _> =
+        args.encrypt_to.iter().map(|text| text.parse()).collect();
+    match recipients {
+        Ok(recipients) => Ok(Encryption::Recipients(recipients)),
+        Err(error) => Err(Failure::usage(error.to_string())),
+    }
+}
+
+/// How to decrypt, from flags.
+pub fn keys(args: &DecryptionArgs) -> Result<Keys> {
+    let identities = match &args.identity_file {
+        None => Vec::new(),
+        Some(path) => {
+            let text = zeroize::Zeroizing::new(key_file(path)?);
+            UnlockKey::parse_file(&text)
+                .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?
+        }
+    };
+    let passphrase = args.passphrase_file.as_deref().map(passphrase).transpose()?;
+    Ok(Keys { identities, passphrase })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_recipient_is_named() {
+        let args =
+            EncryptionArgs { encrypt_to: vec!["age1nonsense".to_owned()], passphrase_file: None };
+        let error = encryption(&args).expect_err("refused");
+        assert!(error.to_string().contains("age1nonsense"), "{error:#}");
+        assert_eq!(crate::failure::exit_code(&error), 2);
+    }
+
+    #[test]
+    fn the_passphrase_is_the_first_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("passphrase");
+        std::fs::write(&file, "correct horse\nsecond\n").expect("written");
+        assert_eq!(passphrase(&file).expect("read").expose(), "correct horse");
+        std::fs::write(&file, "\n").expect("written");
+        assert!(passphrase(&file).is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! Taking a backup: from a running replica as a stream, or, where it is not running, from its data directory itself.
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use aws_lc_rs::digest::{Context as Hash, SHA256};
+use bytes::Bytes;
+use dtr_archive::Encryption;
+use dtr_client::Download;
+use dtr_recovery::{BackupReport, Exit};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{encryption, sink::Sink};
+use crate::{
+    cli::BackupTakeArgs,
+    commands::connect::{self, Connection},
+    failure::{Failure, Result, Said},
+    terminal::{self, Progress},
+};
+
+/// Blocks that wait for a slow output.
+const WAITING: usize = 32;
+/// In which header the answer says the id of its report.
+const ID: &str = "x-dtr-backup-id";
+/// What is said of every archive that did not come to its end.
+const USELESS: &str = "the backup failed, and what was written is not usable as one";
+
+/// `dtr backup`
+pub async fn run(args: BackupTakeArgs) -> Result<()> {
+    let encryption = encryption(&args.encryption)?;
+    // Before anything is asked or sent: a terminal or a file that cannot be written is known now.
+    let sink = Sink::open(args.output.as_deref(), &encryption)?;
+    if args.offline_backup {
+        terminal::say(
+            "--offline-backup is not needed: every backup is consistent; nothing is stopped",
+        );
+    }
+    let report = match connect::connect(&args.connect).await {
+        Ok(connection) => {
+            let report = interruptible(stream(&connection, &args, &encryption, sink)).await;
+            connection.close().await;
+            report?
+        }
+        Err(error) => return Err(error),
+    };
+    let Some(report) = report else {
+        let what = "the archive is complete, but its report could not be fetched";
+        if args.report.is_some() {
+            return Err(Failure::ending(
+                Exit::Failed,
+                format!("{what}; see it with \"dtr backup inspect\""),
+            ));
+        }
+        terminal::say(&format!("warning: {what}; see it with \"dtr backup inspect\""));
+        return Ok(());
+    };
+    tell(&report, &args)?;
+    match report.exit() {
+        Exit::Done => Ok(()),
+        exit => Err(anyhow::Error::new(Said(exit))),
+    }
+}
+
+/// Until it ends or the person has had enough: a part file is removed then.
+async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let shutdown = dtr_transport::shutdown_on_signals().context("cannot watch for signals")?;
+    tokio::select! {
+        done = work => done,
+        () = shutdown.drain.cancelled() => Err(Failure::ending(Exit::Failed, format!("interrupted: {USELESS}"))),
+    }
+}
+
+/// From a running replica.
+async fn stream(
+    connection: &Connection,
+    args: &BackupTakeArgs,
+    encryption: &Encryption,
+    sink: Sink,
+) -> Result<Option<BackupReport>> {
+    let path = format!(
+        "/api/v0/backups?withImages={}&withIdentity={}&encrypted={}",
+        args.with_images,
+        args.with_identity,
+        encryption.is_on()
+    );
+    let mut download =
+        connection.api.download(&path, Some(&json!({}))).await.context("cannot take a backup")?;
+    let id = download.headers().get(ID).and_then(|id| id.to_str().ok()).map(ToOwned::to_owned);
+    let Some(id) = id else {
+        return Err(Failure::ending(Exit::Failed, format!("no backup was sent: {USELESS}")));
+    };
+    let (sink, sum) = copy(&mut download, sink).await.context(USELESS)?;
+    let report: Option<BackupReport> =
+        match connection.api.get(&format!("/api/v0/backups/{id}/report")).await {
+            Ok(report) => Some(report),
+            Err(error) => {
+                tracing::warn!(%error, "the report could not be fetched");
+                None
+            }
+        };
+    if report.as_ref().is_some_and(|r| r.sha256 != sum || r.bytes != download.received()) {
+        let what = "the archive that arrived is not the one that was sent";
+        return Err(Failure::ending(Exit::Damaged, format!("{what}: {USELESS}")));
+    }
+    tokio::task::spawn_blocking(move || sink.finish()).await?.context(USELESS)?;
+    Ok(report)
+}
+
+/// Writes what comes on a thread that may block, hashing it: the report says what the hash should be.
+async fn copy(download: &mut Download, mut sink: Sink) -> Result<(Sink, String)> {
+    let (to, mut from) = mpsc::channel::<Bytes>(WAITING);
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut hash = Hash::new(&SHA256);
+        let mut progress = Progress::new("backing up");
+        while let Some(block) = from.blocking_recv() {
+            hash.update(&block);
+            sink.write(&block).context("cannot write the archive")?;
+            progress.add(block.len() as u64);
+        }
+        Ok::<_, anyhow::Error>((sink, hex::encode(hash.finish())))
+    });
+    let mut failed = None;
+    loop {
+        match download.next().await {
+            Ok(Some(block)) => {
+                // The writer has given up; its own error is the one to tell.
+                if to.send(block).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    drop(to);
+    let written = writing.await?;
+    match failed {
+        Some(error) => Err(error.into()),
+        None => written,
+    }
+}
+
+/// What it is worth: for people on standard error, for programs in a file.
+fn tell(report: &BackupReport, args: &BackupTakeArgs) -> Result<()> {
+    terminal::say(report.to_string().trim_end());
+    if let Some(path) = &args.report {
+        let cannot = || format!("the archive is complete, but cannot write {}", path.display());
+        let mut file = std::fs::File::create(path).with_context(cannot)?;
+        let mut text = serde_json::to_vec_pretty(report)?;
+        text.push(b'\n');
+        file.write_all(&text).and_then(|()| file.sync_all()).with_context(cannot)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! From flags to a connection: locally through the socket in a data directory, or through the identity service to a
+//! replica that is registered there.
+
+use std::{
+    io,
+    os::{fd::AsRawFd as _, fd::OwnedFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use dtr_client::{
+    Api, Authorization, ClientError, Identity, RetryPolicy, Service, Session, TlsOptions,
+};
+use dtr_types::{ReplicaId, Secret};
+use serde_json::Value;
+
+use crate::{
+    cli::{ConnectArgs, UcpArgs},
+    failure::{Failure, Result},
+    terminal,
+};
+
+/// Commands are for people who wait: a few attempts, then the reason.
+pub const RETRY: RetryPolicy = RetryPolicy {
+    attempts: 4,
+    first_wait: Duration::from_millis(200),
+    longest_wait: Duration::from_secs(5),
+};
+
+/// The socket in a data directory.
+const SOCKET: &str = "dtr.sock";
+/// Longest path of a socket that the system takes, less the zero at its end.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// A replica, and who is asking.
+pub struct Connection {
+    /// The replica's REST interface.
+    pub api: Api,
+    /// Where accounts are kept.
+    pub accounts: Api,
+    /// Who is logged in; nobody through the socket.
+    session: Option<(Identity, Session)>,
+    /// Keeps a long socket path usable.
+    _directory: Option<OwnedFd>,
+}
+
+/// The identity service with everything that was left out asked for.
+#[derive(Clone, Debug)]
+pub struct UcpLogin {
+    /// Its address.
+    pub url: String,
+    /// Who acts.
+    pub username: String,
+    /// The password.
+    pub password: Secret,
+    /// How it is verified.
+    pub tls: TlsOptions,
+}
+
+/// A replica of a data directory that is not running.
+#[derive(Debug, thiserror::Error)]
+#[error("the replica of {} is not running ({why}); start it with \"dtr serve --data-dir {}\"", .dir.display(), .dir.display())]
+pub struct NotRunning {
+    /// The data directory.
+    pub dir: PathBuf,
+    why: String,
+}
+
+fn given(text: Option<&String>) -> Option<String> {
+    text.map(|text| text.trim()).filter(|text| !text.is_empty()).map(ToOwned::to_owned)
+}
+
+impl UcpArgs {
+    /// How the identity service is verified.
+    pub fn tls(&self) -> TlsOptions {
+        TlsOptions {
+            ca_pem: given(self.ucp_ca.as_ref()),
+            insecure: self.ucp_insecure_tls,
+            ..TlsOptions::default()
+        }
+    }
+
+    /// Asks on the terminal for what was left out.
+    pub fn complete(&self) -> Result<UcpLogin> {
+        let url = match given(self.ucp_url.as_ref()) {
+            Some(url) => url,
+            None => terminal::ask("UCP URL", "--ucp-url, or UCP_URL in the environment")?,
+        };
+        let username = match given(self.ucp_username.as_ref()) {
+            Some(name) => name,
+            None => {
+                terminal::ask("UCP username", "--ucp-username, or UCP_USERNAME in the environment")?
+            }
+        };
+        let password = match &self.ucp_password {
+            Some(password) if !password.is_empty() => password.clone(),
+            _ => terminal::ask_password(
+                &format!("UCP password of {username}"),
+                "UCP_PASSWORD in the environment, or --ucp-password",
+            )?,
+        };
+        Ok(UcpLogin { url, username, password, tls: self.tls() })
+    }
+}
+
+/// Connects, works, and ends the session however the work ended.
+pub async fn with<T>(
+    args: &ConnectArgs,
+    work: impl AsyncFnOnce(&Connection) -> Result<T>,
+) -> Result<T> {
+    let connection = connect(args).await?;
+    let done = work(&connection).await;
+    connection.close().await;
+    done
+}
+
+/// Connects. The identity service's address, if one was given, comes before a data directory.
+///
+/// # Errors
+/// [`NotRunning`] for a data directory whose replica is not served; else what could not be reached, and why.
+pub async fn connect(args: &ConnectArgs) -> Result<Connection> {
+    match (&args.ucp.ucp_url, &args.data_dir) {
+        (None, Some(dir)) => local(dir),
+        _ => remote(args).await,
+    }
+}
+
+/// Through the socket.
+fn local(dir: &Path) -> Result<Connection> {
+    let path = dir.join(SOCKET);
+    let (through, directory) = if path.as_os_str().len() <= SOCKET_PATH_MAX {
+        (path.clone(), None)
+    } else {
+        use rustix::fs::{Mode, OFlags, open};
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = open(dir, flags, Mode::empty())
+            .with_context(|| format!("cannot open {}", dir.display()))?;
+        (PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", fd.as_raw_fd())), Some(fd))
+    };
+    if let Err(error) = UnixStream::connect(&through) {
+        return Err(match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                let why = match dir.is_dir() {
+                    true => format!("nothing listens on {SOCKET} in it"),
+                    false => "there is no such folder".to_owned(),
+                };
+                anyhow::Error::new(NotRunning { dir: dir.to_owned(), why })
+            }
+            io::ErrorKind::PermissionDenied => anyhow::Error::new(error).context(format!(
+                "cannot open {}; run this as the user that owns it (or root), or log in with --ucp-url",
+                path.display()
+            )),
+            _ => anyhow::Error::new(error).context(format!("cannot connect to {}", path.display())),
+        });
+    }
+    let api = Api::over_socket(&through, RETRY)?;
+    Ok(Connection { accounts: api.clone(), api, session: None, _directory: directory })
+}
+
+/// Through the identity service.
+async fn remote(args: &ConnectArgs) -> Result<Connection> {
+    if args.ucp.ucp_url.is_none() && args.data_dir.is_none() && !terminal::can_ask() {
+        return Err(Failure::usage(
+            "which registry? Give --ucp-url (or UCP_URL) with --ucp-username and UCP_PASSWORD, or --data-dir on the \
+             replica's own machine",
+        ));
+    }
+    let login = args.ucp.complete()?;
+    let identity = Identity::new(&login.url, &login.tls, RETRY)?;
+    let session = terminal::waiting("logging in", identity.login(&login.username, &login.password))
+        .await
+        .context("cannot log in")?;
+    let found = replica(&identity, &session, &login, args.existing_replica_id.as_ref()).await;
+    match found {
+        Ok(api) => Ok(Connection {
+            accounts: identity.api(&session),
+            api,
+            session: Some((identity, session)),
+            _directory: None,
+        }),
+        Err(error) => {
+            // Of no use to anybody; that it cannot be ended is no reason to hide the real error.
+            let _ = identity.logout(&session).await;
+            Err(error)
+        }
+    }
+}
+
+/// The replica's interface, as the session's user.
+async fn replica(
+    identity: &Identity,
+    session: &Session,
+    login: &UcpLogin,
+    wanted: Option<&ReplicaId>,
+) -> Result<Api> {
+    // A DTR that keeps its own accounts is the identity service and the replica in one: the way that was used to log in
+    // is known to work, whatever name the replica has in its own network.
+    let here = identity.api(session);
+    if here.get::<Value>("/api/v0/meta/features").await.is_ok() {
+        let Some(id) = wanted else { return Ok(here) };
+        match here.get::<Value>("/api/v0/meta/cluster_status").await {
+            // Who may not ask about replicas works through the one that answers.
+            Err(ClientError::Denied { .. }) => return Ok(here),
+            Ok(status) => {
+                let replicas = status["replica_health"].as_object();
+                if replicas.is_some_and(|r| r.len() == 1 && r.contains_key(id.as_str())) {
+                    return Ok(here);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+    let services = identity.services(session).await.map_err(|error| match error {
+        ClientError::Denied { .. } => Failure::ending(
+            dtr_recovery::Exit::Failed,
+            format!(
+                "{} is not an administrator at {}, and only administrators find replicas through it; name the \
+                 registry's own address, or log in as an administrator",
+                session.account.name,
+                identity.host()
+            ),
+        ),
+        error => anyhow::Error::new(error).context("cannot list the registered replicas"),
+    })?;
+    let (service, address) = choose(&services, wanted, &identity.host())?;
+    reach(service, address, session, login)
+        .await
+        .with_context(|| format!("cannot use the replica at {address}"))
+}
+
+/// The wanted replica among those registered, or the only one.
+fn choose<'a>(
+    services: &'a [Service],
+    wanted: Option<&ReplicaId>,
+    host: &str,
+) -> Result<(&'a Service, &'a str)> {
+    let all: Vec<_> =
+        services.iter().flat_map(|s| s.replicas.iter().map(move |r| (s, r))).collect();
+    let listed = || {
+        let lines = all.iter().map(|(_, r)| format!("{} ({})", r.id, r.address));
+        lines.collect::<Vec<_>>().join(", ")
+    };
+    if all.is_empty() {
+        let what = format!("no DTR is registered with the identity service at {host}");
+        return Err(Failure::ending(dtr_recovery::Exit::Failed, what));
+    }
+    let found = match wanted {
+        Some(id) => all.iter().find(|(_, replica)| replica.id == *id).ok_or_else(|| {
+            let what = format!("there is no replica {id} at {host}; registered are {}", listed());
+            Failure::ending(dtr_recovery::Exit::Failed, what)
+        })?,
+        None if all.len() == 1 => &all[0],
+        None => {
+            let what = "several replicas are registered; choose one with --existing-replica-id";
+            return Err(Failure::usage(format!("{what}: {}", listed())));
+        }
+    };
+    Ok((found.0, found.1.address.as_str()))
+}
+
+/// Connects to a registered replica, trusting the authority that it was registered with; one that has a certificate of a
+/// public authority is trusted for that.
+async fn reach(
+    service: &Service,
+    address: &str,
+    session: &Session,
+    login: &UcpLogin,
+) -> Result<Api> {
+    let bundle = (!service.ca_bundle.trim().is_empty()).then(|| service.ca_bundle.clone());
+    let registered = TlsOptions { ca_pem: bundle.clone(), ..login.tls.clone() };
+    let api = Api::new(address, &registered, session.authorization(), RETRY)?;
+    let public =
+        Api::new(address, &TlsOptions { ca_pem: None, ..registered }, Authorization::None, RETRY)?;
+    let _: Value = match api.get("/api/v0/meta/features").await {
+        Err(ClientError::NotTrusted { .. }) if bundle.is_some() => {
+            let api = public.with_authorization(session.authorization());
+            let _: Value = api.get("/api/v0/meta/features").await?;
+            return Ok(api);
+        }
+        other => other?,
+    };
+    Ok(api)
+}
+
+impl Connection {
+    /// Ends the session.
+    pub async fn close(self) {
+        if let Some((identity, session)) = &self.session
+            && let Err(error) = identity.logout(session).await
+        {
+            tracing::debug!(%error, "the session was not ended; it ends by itself");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(replicas: &[(&str, &str)]) -> Service {
+        let replicas: Vec<_> = replicas
+            .iter()
+            .map(|(id, address)| serde_json::json!({"id": id, "address": address}))
+            .collect();
+        let id = dtr_types::ServiceId::random(&dtr_types::SystemRandom);
+        serde_json::from_value(serde_json::json!({"id": id, "replicas": replicas})).expect("valid")
+    }
+
+    #[test]
+    fn the_only_replica_needs_no_name() {
+        let one = [service(&[("0123456789ab", "https://a")])];
+        assert_eq!(choose(&one, None, "u").expect("one").1, "https://a");
+    }
+
+    #[test]
+    fn several_are_listed() {
+        let two = [service(&[("0123456789ab", "https://a"), ("ba9876543210", "https://b")])];
+        let error = choose(&two, None, "u").expect_err("ambiguous").to_string();
+        assert!(error.contains("--existing-replica-id") && error.contains("https://b"), "{error}");
+        let id = "ba9876543210".parse().expect("an id");
+        assert_eq!(choose(&two, Some(&id), "u").expect("one").1, "https://b");
+        let id = "ffffffffffff".parse().expect("an id");
+        let error = choose(&two, Some(&id), "u").expect_err("unknown").to_string();
+        assert!(error.contains("ba9876543210"), "{error}");
+        assert!(choose(&[], None, "u").is_err());
+    }
+
+    #[test]
+    fn a_folder_without_a_replica_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = local(folder.path()).err().expect("nothing listens");
+        assert!(error.is::<NotRunning>(), "{error:#}");
+        assert!(error.to_string().contains("dtr serve"), "{error:#}");
+    }
+}

@@ -1,0 +1,46 @@
+//! `dtr gc`: the collector, by hand.
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::connect;
+use crate::{
+    cli::{GcArgs, Output},
+    failure::Result,
+    terminal::{self, size, waiting},
+};
+
+/// `dtr gc --dry-run|--run`
+pub async fn run(args: GcArgs) -> Result<()> {
+    let path = format!("/api/v0/gc?dryRun={}", args.dry_run);
+    connect::with(&args.connect, async |c| {
+        let report: Value = waiting("collecting", c.api.post(&path, &json!({})))
+            .await
+            .context("cannot collect what nothing refers to")?;
+        match args.output {
+            Output::Json => terminal::print_json(&report),
+            Output::Text => terminal::print(&told(&report, args.dry_run)),
+        }
+    })
+    .await
+}
+
+fn told(report: &Value, dry_run: bool) -> String {
+    let count = |name: &str| report[name].as_u64().unwrap_or_default();
+    let verb = if dry_run { "would remove" } else { "removed" };
+    let mut text = format!("{verb} {} blobs ({})\n", count("removed"), size(count("freedBytes")));
+    for (name, why) in [
+        ("needed", "are needed by manifests after all"),
+        ("young", "are younger than the grace period"),
+        ("held", "are held: a backup is being taken, or was broken off less than 15 minutes ago"),
+        ("resumed", "removals of an interrupted run were finished"),
+    ] {
+        if count(name) > 0 {
+            text.push_str(&format!("{} {why}\n", count(name)));
+        }
+    }
+    for digest in report["sample"].as_array().into_iter().flatten() {
+        text.push_str(&format!("  {}\n", digest.as_str().unwrap_or_default()));
+    }
+    text
+}

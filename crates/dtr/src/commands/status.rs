@@ -1,0 +1,119 @@
+//! `dtr status`: how a replica and its cluster are, for people, programs and monitoring.
+
+use anyhow::Context as _;
+use dtr_recovery::Exit;
+use serde_json::{Value, json};
+
+use super::connect;
+use crate::{
+    cli::{Output, StatusArgs},
+    failure::{Result, Said},
+    terminal::{self, Table, field, harmless, size},
+};
+
+/// `dtr status`: exit code 1 when something is not as it should be.
+pub async fn run(args: StatusArgs) -> Result<()> {
+    connect::with(&args.connect, async |c| {
+        let status: Value =
+            c.api.get("/api/v0/meta/cluster_status").await.context("cannot ask for the status")?;
+        let alerts: Vec<Value> =
+            c.api.get("/api/v0/meta/alerts").await.context("cannot ask for the alerts")?;
+        match args.output {
+            Output::Json => {
+                let mut all = status.clone();
+                all["alerts"] = json!(alerts);
+                terminal::print_json(&all)?;
+            }
+            Output::Text => {
+                overview(&status)?;
+                replicas(&status)?;
+                warn(&alerts)?;
+            }
+        }
+        if healthy(&status) { Ok(()) } else { Err(anyhow::Error::new(Said(Exit::Failed))) }
+    })
+    .await
+}
+
+fn healthy(status: &Value) -> bool {
+    let fine = |value: &Value| value.as_str() == Some("OK");
+    fine(&status["identity"])
+        && fine(&status["blob_storage"]["health"])
+        && status["replica_health"].as_object().is_some_and(|r| r.values().all(fine))
+}
+
+fn overview(status: &Value) -> Result<()> {
+    let bytes = |path: &str| status.pointer(path).and_then(Value::as_u64).map(size);
+    let mut lines = vec![
+        ("cluster", field(status, "cluster_id")),
+        ("version", field(status, "version")),
+        ("identity service", field(status, "identity")),
+        (
+            "store",
+            format!(
+                "{}, revision {}{}",
+                field(status, "store/engine"),
+                field(status, "store/revision"),
+                bytes("/store/size_bytes").map(|b| format!(", {b}")).unwrap_or_default()
+            ),
+        ),
+        (
+            "blob storage",
+            match (bytes("/blob_storage/free_bytes"), bytes("/blob_storage/total_bytes")) {
+                (Some(free), Some(total)) => {
+                    format!("{}, {free} of {total} free", field(status, "blob_storage/health"))
+                }
+                _ => field(status, "blob_storage/health"),
+            },
+        ),
+    ];
+    for hold in status["store"]["holds"].as_array().into_iter().flatten() {
+        let what = format!("{} since {}", field(hold, "purpose"), field(hold, "taken_at"));
+        lines.push(("held for", what));
+    }
+    let backup = &status["last_backup"];
+    lines.push((
+        "last backup",
+        if backup.is_object() {
+            let (at, revision) = (field(backup, "finishedAt"), field(backup, "revision"));
+            format!("{at} at revision {revision}")
+        } else {
+            "never".to_owned()
+        },
+    ));
+    let lines = lines.iter().map(|(name, text)| format!("{name:<17} {}\n", harmless(text)));
+    terminal::print(&lines.collect::<String>())
+}
+
+fn replicas(status: &Value) -> Result<()> {
+    let mut table = Table::new(&["REPLICA", "HEALTH", "LAST REPORT", "ADDRESS"]);
+    for (id, health) in status["replica_health"].as_object().into_iter().flatten() {
+        let of = |name: &str| field(&status[name], id);
+        let health = health.as_str().unwrap_or_default().to_owned();
+        table.row([id.clone(), health, of("replica_timestamp"), of("replica_address")]);
+    }
+    table.print()
+}
+
+fn warn(alerts: &[Value]) -> Result<()> {
+    for alert in alerts {
+        let line = format!("{}: {}", field(alert, "class"), field(alert, "message"));
+        terminal::print(&harmless(&line))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_that_of_everything() {
+        let mut status = json!({
+            "identity": "OK", "blob_storage": {"health": "OK"}, "replica_health": {"a": "OK"},
+        });
+        assert!(healthy(&status));
+        status["replica_health"]["b"] = json!("has not reported since yesterday");
+        assert!(!healthy(&status));
+    }
+}

@@ -1,0 +1,314 @@
+//! The program as people meet it: help texts, what is said when something is wrong, exit codes.
+//!
+//! The help texts stand in `tests/help`; after a change that is meant, `UPDATE_HELP=1 cargo test -p dtr --test
+//! command_line` writes them anew.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use axum::{
+    Json, Router,
+    http::StatusCode,
+    routing::{get, post},
+};
+use dtr_archive::{Encryption, Sealed, UnlockKey};
+use serde_json::json;
+
+/// The program, with nothing of this process's environment.
+fn dtr(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dtr"));
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    dtr(arguments).output().expect("the program runs")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// It ends with this code, says all of this, shows no panic, and writes nothing to standard output.
+#[track_caller]
+fn refused(output: &Output, code: i32, words: &[&str]) {
+    let text = said(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not said in: {text}");
+    }
+    assert!(!text.contains("panicked") && !text.contains("fault of the program"), "{text}");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+const COMMANDS: &[&str] = &[
+    "",
+    "install",
+    "serve",
+    "reconfigure",
+    "status",
+    "destroy",
+    "backup",
+    "backup verify",
+    "backup inspect",
+    "backup list",
+    "restore",
+    "upgrade",
+    "gc",
+    "images",
+    "user",
+    "user create",
+    "org",
+    "team",
+    "repo",
+    "repo create",
+    "grant",
+    "grant set",
+    "token",
+    "token create",
+    "tag",
+    "image",
+    "image push",
+    "image pack",
+    "image copy",
+    "completions",
+];
+
+#[test]
+fn help_is_as_it_was() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
+    let update = std::env::var_os("UPDATE_HELP").is_some();
+    let mut changed = Vec::new();
+    for command in COMMANDS {
+        let mut arguments: Vec<&str> = command.split_whitespace().collect();
+        arguments.push("--help");
+        let output = run(&arguments);
+        assert!(output.status.success(), "{command}: {}", said(&output));
+        let text = String::from_utf8(output.stdout).expect("text");
+        let name = if command.is_empty() { "dtr".to_owned() } else { command.replace(' ', "-") };
+        let file = folder.join(format!("{name}.txt"));
+        if update {
+            fs::write(&file, text).expect("written");
+        } else if fs::read_to_string(&file).ok().as_deref() != Some(text.as_str()) {
+            changed.push(name);
+        }
+    }
+    assert!(changed.is_empty(), "the help of {changed:?} has changed; see the head of this file");
+}
+
+#[test]
+fn every_flag_of_the_original_that_means_something_is_there() {
+    for (command, flags) in [
+        ("backup", &["--ucp-url", "--ucp-insecure-tls", "--existing-replica-id", "--ucp-ca"][..]),
+        ("restore", &["--replica-id", "--dtr-external-url", "--dtr-use-default-storage"]),
+        ("install", &["--replica-https-port", "--dtr-cert", "--dtr-storage-volume", "--log-level"]),
+    ] {
+        let help = String::from_utf8(run(&[command, "--help"]).stdout).expect("text");
+        for flag in flags {
+            assert!(help.contains(flag), "{command} {flag}");
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let backup = run(&["backup"]);
+    refused(&backup, 2, &["--ucp-url", "UCP_PASSWORD", "--data-dir"]);
+    let url = ["backup", "--ucp-url", "https://127.0.0.1:1"];
+    refused(&run(&url), 2, &["--ucp-username", "UCP_USERNAME"]);
+    let name = [&url[..], &["--ucp-username", "admin"]].concat();
+    refused(&run(&name), 2, &["UCP_PASSWORD", "no terminal"]);
+    refused(&run(&["gc", "--data-dir", "/nowhere"]), 2, &["--dry-run", "--run"]);
+    refused(&run(&["user", "update", "bob", "--data-dir", "/nowhere"]), 1, &["/nowhere"]);
+}
+
+#[test]
+fn wrong_names_are_refused_before_anything_is_sent() {
+    let url = ["--ucp-url", "https://127.0.0.1:1"];
+    let bad = [
+        &["user", "show", "Bob Smith"][..],
+        &["repo", "show", "no-namespace"],
+        &["grant", "set", "org/web", "team", "everything"],
+        &["tag", "show", "org/web", "!"],
+        &["backup", "--existing-replica-id", "xyz"],
+        &["image", "digest", "no-host"],
+    ];
+    for arguments in bad {
+        let all =
+            if arguments[0] == "image" { arguments.to_vec() } else { [arguments, &url].concat() };
+        refused(&run(&all), 2, &[]);
+    }
+}
+
+#[test]
+fn a_replica_that_is_not_there_is_said_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().to_str().expect("text");
+    refused(&run(&["status", "--data-dir", dir]), 1, &[dir, "not running", "dtr serve"]);
+    let nowhere = "/nowhere/at/all";
+    refused(&run(&["status", "--data-dir", nowhere]), 1, &[nowhere, "no such folder"]);
+}
+
+#[test]
+fn an_address_nobody_listens_at() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("https://{}", listener.local_addr().expect("bound"));
+    drop(listener);
+    let output = run(&[
+        "status",
+        "--ucp-url",
+        &address,
+        "--ucp-username",
+        "admin",
+        "--ucp-password",
+        "secret-word",
+    ]);
+    refused(&output, 1, &["cannot log in", "cannot reach 127.0.0.1", "refused"]);
+    assert!(!said(&output).contains("secret-word"));
+}
+
+#[test]
+fn archives_that_are_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, content: &[u8]| -> PathBuf {
+        let path = folder.path().join(name);
+        fs::write(&path, content).expect("written");
+        path
+    };
+    let verify = |path: &Path| run(&["backup", "verify", path.to_str().expect("text")]);
+    let empty = file("empty", b"");
+    refused(&verify(&empty), 3, &["empty", "is not a good backup"]);
+    refused(&verify(&file("text", &[b'x'; 4096])), 3, &["is not a good backup"]);
+    refused(&verify(&folder.path().join("absent")), 1, &["absent", "No such file"]);
+    let to = Encryption::Recipients(vec![UnlockKey::generate().recipient()]);
+    let locked = Sealed::new(Vec::new(), &to).and_then(Sealed::finish).expect("encrypted");
+    refused(&verify(&file("age", &locked)), 6, &["cannot open", "--identity-file"]);
+    let key = file("key", b"not a key\n");
+    let (key, empty) = (key.to_str().expect("text"), empty.to_str().expect("text"));
+    refused(&run(&["backup", "verify", "--identity-file", key, empty]), 2, &["AGE-SECRET-KEY-1"]);
+    refused(&run(&["backup", "verify", "--storage", "/nowhere", empty]), 2, &["/nowhere"]);
+    // From standard input as well.
+    let mut child = dtr(&["backup", "inspect", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    // It may have ended before it reads everything.
+    let _ = child.stdin.take().expect("piped").write_all(&[0; 100_000]);
+    let output = child.wait_with_output().expect("it ends");
+    refused(&output, 3, &["standard input"]);
+}
+
+#[test]
+fn a_wrong_way_to_encrypt_is_refused_before_anything_is_sent() {
+    let output = run(&[
+        "backup",
+        "--encrypt-to",
+        "age1nonsense",
+        "--ucp-url",
+        "https://127.0.0.1:1",
+        "--ucp-username",
+        "a",
+        "--ucp-password",
+        "b",
+    ]);
+    refused(&output, 2, &["age1nonsense"]);
+}
+
+#[test]
+fn images_and_completions() {
+    let images = run(&["images"]);
+    assert!(String::from_utf8_lossy(&images.stdout).contains("docker/dtr:"));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]);
+        assert!(script.status.success() && script.stdout.len() > 1000, "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_fault() {
+    let mut child = dtr(&["completions", "zsh"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    let code = output.status.code().expect("no signal");
+    assert!(code == 0 || code == 141, "{code}");
+    assert_eq!(said(&output), "");
+}
+
+/// A registry with built-in identity, as far as a command asks.
+async fn registry() -> SocketAddr {
+    let account =
+        json!({"id": "01234567-89ab-4def-8123-456789abcdef", "name": "admin", "isAdmin": true});
+    let login = move |Json(form): Json<serde_json::Value>| {
+        let account = account.clone();
+        async move {
+            if form["password"] == "right" {
+                (StatusCode::OK, Json(json!({"sessionToken": "t0ken", "account": account})))
+            } else {
+                let error = json!({"code": "UNAUTHORIZED", "message": "wrong name or password"});
+                (StatusCode::UNAUTHORIZED, Json(json!({"errors": [error]})))
+            }
+        }
+    };
+    let repositories = json!({"repositories": [
+        {"namespace": "org", "name": "web", "visibility": "private", "immutableTags": true,
+         "pulls": 7, "pushes": 2, "shortDescription": "a\u{1b}[2Jb"},
+    ]});
+    let router = Router::new()
+        .route("/id/login", post(login))
+        .route("/id/logout", post(|| async { StatusCode::NO_CONTENT }))
+        .route("/api/v0/meta/features", get(|| async { Json(json!({})) }))
+        .route("/api/v0/repositories", get(|| async { Json(repositories) }))
+        .route(
+            "/api/v0/repositories/org/web",
+            axum::routing::delete(|| async { StatusCode::NOT_FOUND }),
+        )
+        .route("/api/v0/backups", post(|| async { "half an archive" }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_over_a_registry() {
+    let address = format!("http://{}", registry().await);
+    let ask = |arguments: &[&str], password: &str| {
+        dtr(arguments)
+            .env("UCP_URL", &address)
+            .env("UCP_USERNAME", "admin")
+            .env("UCP_PASSWORD", password)
+            .output()
+            .expect("the program runs")
+    };
+    let wrong = ask(&["repo", "list"], "wr0ng-one");
+    refused(&wrong, 1, &["cannot log in", "admin", "wrong name or password"]);
+    assert!(!said(&wrong).contains("wr0ng-one"));
+
+    let list = ask(&["repo", "list"], "right");
+    assert!(list.status.success(), "{}", said(&list));
+    let text = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert!(text.contains("org/web") && text.contains("private"), "{text}");
+    assert!(!text.contains('\u{1b}'), "text from elsewhere moves no cursor");
+    let list = ask(&["repo", "list", "-o", "json"], "right");
+    let rows: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
+    assert_eq!(rows[0]["pulls"], 7);
+    refused(&ask(&["repo", "delete", "org/web"], "right"), 1, &["no repository org/web"]);
+
+    // What is no backup leaves nothing behind.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("b.tar");
+    let output = ask(&["backup", "--output", file.to_str().expect("text")], "right");
+    refused(&output, 1, &["not usable"]);
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+}
