@@ -26,7 +26,13 @@ pub struct UcpArgs {
     #[arg(long, env = "UCP_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     pub ucp_password: Option<Secret>,
     /// PEM text of the authority behind the UCP's certificate, such as "$(cat ca.pem)"
-    #[arg(long, env = "UCP_CA", hide_env_values = true, value_name = "PEM")]
+    #[arg(
+        long,
+        env = "UCP_CA",
+        hide_env_values = true,
+        value_name = "PEM",
+        allow_hyphen_values = true
+    )]
     pub ucp_ca: Option<String>,
     /// Do not verify the UCP's certificate: anybody in between can listen
     #[arg(long, env = "UCP_INSECURE_TLS", value_parser = clap::builder::FalseyValueParser::new())]
@@ -78,6 +84,7 @@ pub struct TlsArgs {
         env = "DTR_CERT",
         hide_env_values = true,
         value_name = "PEM",
+        allow_hyphen_values = true,
         requires = "dtr_key"
     )]
     pub dtr_cert: Option<String>,
@@ -87,11 +94,19 @@ pub struct TlsArgs {
         env = "DTR_KEY",
         hide_env_values = true,
         value_name = "PEM",
+        allow_hyphen_values = true,
         requires = "dtr_cert"
     )]
     pub dtr_key: Option<Secret>,
     /// PEM text of the authority that clients are to trust
-    #[arg(long, env = "DTR_CA", hide_env_values = true, value_name = "PEM", requires = "dtr_cert")]
+    #[arg(
+        long,
+        env = "DTR_CA",
+        hide_env_values = true,
+        value_name = "PEM",
+        allow_hyphen_values = true,
+        requires = "dtr_cert"
+    )]
     pub dtr_ca: Option<String>,
 }
 

@@ -21,7 +21,13 @@ pub struct RegistryArgs {
     )]
     pub password: Option<Secret>,
     /// PEM text of the authority behind the registry's certificate, such as "$(cat ca.pem)"
-    #[arg(long, env = "DTR_REGISTRY_CA", hide_env_values = true, value_name = "PEM")]
+    #[arg(
+        long,
+        env = "DTR_REGISTRY_CA",
+        hide_env_values = true,
+        value_name = "PEM",
+        allow_hyphen_values = true
+    )]
     pub registry_ca: Option<String>,
     /// Do not verify the registry's certificate: anybody in between can listen
     #[arg(long)]
