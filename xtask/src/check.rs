@@ -32,6 +32,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("registry", 7),
     ("api", 7),
     ("enzi", 7),
+    ("service", 1),
+    ("replica", 8),
     ("dtr", 9),
     ("ucp", 9),
 ];
@@ -209,7 +211,7 @@ fn dependency(dir: &str, wanted: &str, for_tests: bool) -> Option<String> {
         return None;
     }
     if ENGINES.contains(&wanted) {
-        let program = floor(dir).is_some_and(|floor| floor == 9);
+        let program = floor(dir).is_some_and(|floor| floor >= 8);
         return (!program && !for_tests)
             .then(|| format!("{dir} leans on the engine {wanted}: only programs choose one"));
     }

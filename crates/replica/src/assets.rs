@@ -1,16 +1,15 @@
 //! The keys and certificates of a cluster: made once, kept in its store, carried in every backup.
 
-use dtr_catalog::{
-    Catalog, CatalogError, keys,
-    records::{CertificateRecord, KeyPurpose, KeyRecord},
-};
+use dtr_catalog::{Catalog, CatalogError, keys, records::CertificateRecord};
 use dtr_transport::pki::{self, Authority, PkiError, ServerCertificate, SubjectNames};
-use dtr_types::{Digest, Secret};
+use dtr_types::{Secret, Timestamp};
 
 /// The name of the cluster's own authority among the certificates.
 pub(crate) const CA: &str = "ca";
 /// The name of the certificate that clients see.
 pub(crate) const WEB: &str = "web";
+/// The name of the key that proves the cluster to its UCP.
+pub(crate) const SERVICE: &str = "service";
 
 /// Why keys or certificates cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -43,20 +42,8 @@ pub struct UserCertificate {
 /// Makes what is missing: the archive key, the service key, the cluster's own authority. May be called again.
 pub(crate) async fn ensure(catalog: &Catalog) -> Result<(), AssetError> {
     dtr_recovery::ensure_archive_key(catalog).await?;
-    if catalog.signing_keys(KeyPurpose::Service).await?.is_empty() {
-        let pair = pki::new_es256_key()?;
-        let id = Digest::of(pair.public.as_bytes()).hex()[..32].to_owned();
-        put_key(catalog, KeyPurpose::Service, id, pair.private).await?;
-        // The public half, which a UCP is told.
-        let public = CertificateRecord {
-            name: "service-public-key".to_owned(),
-            certificate: pair.public,
-            private_key: Secret::default(),
-            ca: String::new(),
-            user_given: false,
-            created_at: catalog.now(),
-        };
-        catalog.put(&public).await?;
+    if catalog.get(&keys::certificate(SERVICE)).await?.is_none() {
+        catalog.put(&new_service_key(catalog.now())?).await?;
     }
     if catalog.get(&keys::certificate(CA)).await?.is_none() {
         let authority = Authority::make("DTR root CA", catalog.now())?;
@@ -73,29 +60,31 @@ pub(crate) async fn ensure(catalog: &Catalog) -> Result<(), AssetError> {
     Ok(())
 }
 
-async fn put_key(
-    catalog: &Catalog,
-    purpose: KeyPurpose,
-    id: String,
-    private_key: Secret,
-) -> Result<(), CatalogError> {
-    let created_at = catalog.now();
-    let record = KeyRecord { purpose, id, private_key, created_at, not_after: None };
-    catalog.put(&record).await.map(drop)
+/// A new key that proves the cluster to its UCP: the public half stands in the place of a certificate.
+pub(crate) fn new_service_key(now: Timestamp) -> Result<CertificateRecord, AssetError> {
+    let pair = pki::new_es256_key()?;
+    Ok(CertificateRecord {
+        name: SERVICE.to_owned(),
+        certificate: pair.public,
+        private_key: pair.private,
+        ca: String::new(),
+        user_given: false,
+        created_at: now,
+    })
 }
 
-/// Stores a certificate that the user gives, after checking it; yields what is worth knowing about it.
-pub(crate) async fn set_web_certificate(
-    catalog: &Catalog,
+/// The record of a certificate that the user gives, after checking it; with what is worth knowing about it.
+pub(crate) fn checked_web_certificate(
     given: &UserCertificate,
     names: &SubjectNames,
-) -> Result<Vec<String>, AssetError> {
+    now: Timestamp,
+) -> Result<(CertificateRecord, Vec<String>), AssetError> {
     let checked = pki::check_server_certificate(
         &given.certificate,
         &given.key,
         given.ca.as_deref(),
         names,
-        catalog.now(),
+        now,
     )?;
     let record = CertificateRecord {
         name: WEB.to_owned(),
@@ -103,10 +92,9 @@ pub(crate) async fn set_web_certificate(
         private_key: checked.certificate.key_pem,
         ca: given.ca.clone().unwrap_or_default(),
         user_given: true,
-        created_at: catalog.now(),
+        created_at: now,
     };
-    catalog.put(&record).await?;
-    Ok(checked.warnings)
+    Ok((record, checked.warnings))
 }
 
 /// The certificate that clients see. One of our own is made anew when it lacks a name that is wanted now, or ends soon;
@@ -166,9 +154,7 @@ pub(crate) async fn trust_bundle(catalog: &Catalog) -> Result<String, AssetError
 
 /// The key that proves this cluster to its UCP: private and public half.
 pub(crate) async fn service_key(catalog: &Catalog) -> Result<(Secret, String), AssetError> {
-    let keys_of = catalog.signing_keys(KeyPurpose::Service).await?;
-    let private = keys_of.into_iter().next().ok_or(AssetError::Missing("service key"))?;
-    let public = catalog.get(&keys::certificate("service-public-key")).await?;
-    let public = public.ok_or(AssetError::Missing("service key"))?.value.certificate;
-    Ok((private.private_key, public))
+    let found = catalog.get(&keys::certificate(SERVICE)).await?;
+    let found = found.ok_or(AssetError::Missing("service key"))?.value;
+    Ok((found.private_key, found.certificate))
 }

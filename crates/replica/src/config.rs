@@ -73,7 +73,9 @@ fn default_format() -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// There is none: nothing was installed there.
-    #[error("no replica is installed in {0}; run \"dtr install\" or \"dtr restore\" with this data directory first")]
+    #[error(
+        "no replica is installed in {0}; run \"dtr install\" or \"dtr restore\" with this data directory first"
+    )]
     NotInstalled(PathBuf),
     /// It cannot be read.
     #[error("cannot read {path}: {source}")]
@@ -93,7 +95,7 @@ pub enum ConfigError {
     },
     /// It cannot be written.
     #[error(transparent)]
-    Write(#[from] dtr_transport::WriteError),
+    Write(#[from] dtr_transport::durable::WriteError),
 }
 
 impl ReplicaConfig {
@@ -107,8 +109,7 @@ impl ReplicaConfig {
             }
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
-        serde_json::from_str(&text)
-            .map_err(|e| ConfigError::Form { path, reason: e.to_string() })
+        serde_json::from_str(&text).map_err(|e| ConfigError::Form { path, reason: e.to_string() })
     }
 
     /// Writes it, durably and for its owner alone.

@@ -5,7 +5,7 @@
 //!   replica.json             ports, storage, id: what must be known before the store is open
 //!   store.redb               all metadata (embedded engine)
 //!   blobs/                   image content, unless --dtr-storage-volume names another place
-//!   dtr.sock                 the way in for who may read this folder: no password asked
+//!   local.sock               the way in for who may read this folder: no password asked
 //!   dtr.pid, dtr.log         of a replica that "install" started
 //! ```
 
@@ -56,11 +56,6 @@ impl DataDir {
     /// Image content, unless another place was named.
     pub fn default_storage(&self) -> PathBuf {
         self.root.join("blobs")
-    }
-
-    /// The local way in.
-    pub fn socket(&self) -> PathBuf {
-        self.root.join("dtr.sock")
     }
 
     /// The id of the process that serves it.

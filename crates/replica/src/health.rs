@@ -20,13 +20,16 @@ const REMEMBERED: Duration = Duration::from_secs(2);
 /// How long a check may take.
 const CHECK_MAX: Duration = Duration::from_secs(5);
 
+/// When it was checked, and what was wrong then.
+type Checked = (Instant, Option<String>);
+
 /// Checks what a replica needs: its store and its blob storage. That a UCP is away is told by `status`: pulls with tokens
 /// that are out go on without it.
 #[derive(Clone)]
 pub(crate) struct Health {
     catalog: Catalog,
     blobs: SharedBlobs,
-    last: Arc<Mutex<Option<(Instant, Option<String>)>>>,
+    last: Arc<Mutex<Option<Checked>>>,
 }
 
 impl Health {
@@ -62,7 +65,8 @@ impl Health {
         let problem = self.problem().await;
         let status =
             if problem.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let body = json!({ "Error": problem.clone().unwrap_or_default(), "Healthy": problem.is_none() });
+        let body =
+            json!({ "Error": problem.clone().unwrap_or_default(), "Healthy": problem.is_none() });
         let no_store = [(header::CACHE_CONTROL, "no-store")];
         (status, no_store, Json(body)).into_response()
     }

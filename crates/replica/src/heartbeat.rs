@@ -44,11 +44,7 @@ pub(crate) async fn report(
 }
 
 /// Follows the certificate in the store: one that is stored by any replica is served by this one without a restart.
-pub(crate) async fn follow_certificate(
-    catalog: Catalog,
-    tls: ServerTls,
-    stop: CancellationToken,
-) {
+pub(crate) async fn follow_certificate(catalog: Catalog, tls: ServerTls, stop: CancellationToken) {
     let key = keys::certificate(assets::WEB);
     let end = [key.bytes(), &b"\0"[..]].concat();
     loop {

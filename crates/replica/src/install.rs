@@ -10,19 +10,13 @@ use std::{
 use dtr_blobs::{BlobError, FileStorage};
 use dtr_catalog::{
     Catalog, CatalogError,
-    records::{
-        ClusterRecord, DATA_FORMAT, IdentitySource, Service, ServiceReplica, Settings,
-    },
+    records::{ClusterRecord, DATA_FORMAT, IdentitySource, Service, ServiceReplica, Settings},
 };
-use dtr_identity::{
-    Actor, BuiltIn, BuiltInOptions, ManageError, ServiceForm, UcpClient, UcpError,
-};
+use dtr_identity::{BuiltIn, BuiltInOptions, ManageError, ServiceForm, UcpClient, UcpError};
 use dtr_store::StoreError;
 use dtr_store_embedded::EmbeddedStore;
 use dtr_transport::pki::{PkiError, SubjectNames};
-use dtr_types::{
-    AccountName, Clock as _, ClusterId, ReplicaId, Secret, SystemClock, SystemRandom,
-};
+use dtr_types::{AccountName, Clock as _, ClusterId, ReplicaId, Secret, SystemClock, SystemRandom};
 
 use crate::{
     AssetError, ConfigError, DataDir, ReplicaConfig, StorageConfig, UserCertificate, assets,
@@ -106,7 +100,9 @@ pub enum InstallError {
     )]
     Occupied(PathBuf),
     /// The data directory cannot be used.
-    #[error("cannot use {path} as data directory: {source}; check its permissions, or choose another with --data-dir")]
+    #[error(
+        "cannot use {path} as data directory: {source}; check its permissions, or choose another with --data-dir"
+    )]
     DataDir {
         /// Its path.
         path: PathBuf,
@@ -114,7 +110,9 @@ pub enum InstallError {
         source: std::io::Error,
     },
     /// The address for clients is not one.
-    #[error("\"{0}\" is not an address that clients can use; write https://host or https://host:port")]
+    #[error(
+        "\"{0}\" is not an address that clients can use; write https://host or https://host:port"
+    )]
     ExternalUrl(String),
     /// The certificate cannot be used.
     #[error(transparent)]
@@ -235,8 +233,7 @@ impl ReplicaOptions {
 
 /// Refuses a data directory with something in it, and makes it otherwise.
 pub(crate) fn take_directory(dir: &DataDir) -> Result<(), InstallError> {
-    let refused =
-        |source| InstallError::DataDir { path: dir.root().to_owned(), source };
+    let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
     if dir.is_occupied().map_err(refused)? {
         return Err(InstallError::Occupied(dir.root().to_owned()));
     }
@@ -250,12 +247,12 @@ pub(crate) fn open_catalog(dir: &DataDir) -> Result<Catalog, StoreError> {
 }
 
 /// Opens the blob storage of a replica.
-pub(crate) fn open_blobs(
+pub(crate) async fn open_blobs(
     dir: &DataDir,
     config: &ReplicaConfig,
 ) -> Result<Arc<FileStorage>, BlobError> {
     let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
-    Ok(Arc::new(FileStorage::open(&config.storage_root(dir), options)?))
+    Ok(Arc::new(FileStorage::open(&config.storage_root(dir), options).await?))
 }
 
 /// Logs in at a UCP as an administrator.
@@ -279,19 +276,30 @@ pub(crate) async fn registration(
     config: &ReplicaConfig,
 ) -> Result<ServiceForm, AssetError> {
     let (_, public_key) = assets::service_key(catalog).await?;
-    Ok(ServiceForm {
+    let ca_bundle = assets::trust_bundle(catalog).await?;
+    Ok(registration_form(url, config, public_key, ca_bundle))
+}
+
+/// The same, of what is not in a store yet.
+pub(crate) fn registration_form(
+    url: &str,
+    config: &ReplicaConfig,
+    public_key: String,
+    ca_bundle: String,
+) -> ServiceForm {
+    ServiceForm {
         name: Some(format!("dtr-{}", config.id)),
         description: Some("Docker Trusted Registry".to_owned()),
         url: Some(url.to_owned()),
         privileged: Some(true),
-        ca_bundle: Some(assets::trust_bundle(catalog).await?),
+        ca_bundle: Some(ca_bundle),
         public_key: Some(public_key),
         replicas: Some(vec![ServiceReplica {
             id: config.id.clone(),
             address: config.address.clone(),
         }]),
         ..ServiceForm::default()
-    })
+    }
 }
 
 /// Registers the cluster where its accounts are; yields how it finds them.
@@ -325,30 +333,33 @@ pub async fn install(
     let id = options.id.clone().unwrap_or_else(|| ReplicaId::random(&SystemRandom));
     let config = options.config(id.clone())?;
     let names = options.names()?;
+    let mut warnings = Vec::new();
+    let mut certificate = None;
     if let Some(given) = &options.certificate {
-        dtr_transport::pki::check_server_certificate(
-            &given.certificate,
-            &given.key,
-            given.ca.as_deref(),
-            &names,
-            SystemClock.now(),
-        )?;
+        let (record, told) = assets::checked_web_certificate(given, &names, SystemClock.now())?;
+        (certificate, warnings) = (Some(record), told);
     }
     if let IdentityOptions::Ucp(ucp) = identity {
         login(ucp).await?;
     }
     take_directory(dir)?;
-    open_blobs(dir, &config)?;
+    open_blobs(dir, &config).await?;
     let catalog = open_catalog(dir)?;
-    let warnings = prepare(&catalog, options, &names).await?;
+    assets::ensure(&catalog).await?;
+    if let Some(record) = &certificate {
+        catalog.put(record).await?;
+    }
+    assets::web_certificate(&catalog, &names).await?;
+    if let Some(url) = &options.external_url {
+        let settings = Settings { dtr_host: external_host(url)?, ..Settings::default() };
+        catalog.put(&settings).await?;
+    }
     let url = options.url()?;
     let source = match identity {
         IdentityOptions::Ucp(ucp) => register(&catalog, &url, &config, ucp).await?,
         IdentityOptions::BuiltIn { admin, password } => {
             let built_in = BuiltIn::new(catalog.clone(), BuiltInOptions::default());
-            let account = built_in.create_first_admin(admin.clone(), password.clone()).await?;
-            let form = registration(&catalog, &url, &config).await?;
-            built_in.register_service(&Actor::system(), &account.id, form).await?;
+            built_in.create_first_admin(admin.clone(), password.clone()).await?;
             IdentitySource::BuiltIn
         }
     };
@@ -363,25 +374,6 @@ pub async fn install(
     };
     catalog.create_cluster(&cluster).await?;
     Ok(Installed { id, url, warnings })
-}
-
-/// Keys, certificates and settings of a cluster that is being made, or was just restored.
-pub(crate) async fn prepare(
-    catalog: &Catalog,
-    options: &ReplicaOptions,
-    names: &SubjectNames,
-) -> Result<Vec<String>, InstallError> {
-    assets::ensure(catalog).await?;
-    let mut warnings = Vec::new();
-    if let Some(given) = &options.certificate {
-        warnings = assets::set_web_certificate(catalog, given, names).await?;
-    }
-    assets::web_certificate(catalog, names).await?;
-    if let Some(url) = &options.external_url {
-        let settings = Settings { dtr_host: external_host(url)?, ..catalog.settings().await? };
-        catalog.put(&settings).await?;
-    }
-    Ok(warnings)
 }
 
 #[cfg(test)]

@@ -10,12 +10,17 @@ mod data_dir;
 mod health;
 mod heartbeat;
 mod install;
+mod lifecycle;
+mod restore;
 mod serve;
 
 pub use assets::{AssetError, UserCertificate};
 pub use config::{ConfigError, ReplicaConfig, StorageConfig, any_address};
 pub use data_dir::DataDir;
-pub use install::{
-    IdentityOptions, InstallError, Installed, ReplicaOptions, UcpLogin, install,
+pub use install::{IdentityOptions, InstallError, Installed, ReplicaOptions, UcpLogin, install};
+pub use lifecycle::{
+    DestroyError, DestroyPlan, OfflineError, backup_offline, destroy, is_ready, plan_destroy,
+    running, start, stop,
 };
+pub use restore::{RestoreError, RestoreRequest, Restored, restore};
 pub use serve::{Opened, ServeError, Serving, bind, open};

@@ -16,9 +16,13 @@ use dtr_catalog::{
     Catalog, CatalogError,
     records::{ClusterRecord, DATA_FORMAT, IdentitySource},
 };
-use dtr_identity::{BuiltIn, BuiltInOptions, Identity, Remote, RemoteError, RemoteOptions};
+use dtr_enzi::Enzi;
+use dtr_identity::{
+    Actor, BuiltIn, BuiltInOptions, Identity, ManageError, Remote, RemoteError, RemoteOptions,
+};
 use dtr_jobs::Scheduler;
 use dtr_registry::Registry;
+use dtr_service::{PidFile, local::Local};
 use dtr_store::StoreError;
 use dtr_transport::{
     Forwarded, Metrics, Redirect, Server, Shutdown,
@@ -26,18 +30,19 @@ use dtr_transport::{
     tls::{ServerTls, TlsError},
 };
 use dtr_types::{SystemClock, SystemRandom};
-use tokio::net::UnixListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     AssetError, ConfigError, DataDir, ReplicaConfig, assets,
     health::Health,
     heartbeat,
-    install::{open_blobs, open_catalog},
+    install::{open_blobs, open_catalog, registration},
 };
 
 /// How long background work may take to end once serving has ended.
 const BACKGROUND_END: Duration = Duration::from_secs(10);
+/// How long until a UCP that was away is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(15);
 
 /// Why a replica cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +92,9 @@ pub enum ServeError {
     #[error(transparent)]
     Remote(#[from] RemoteError),
     /// It is linked to a UCP that it was never registered with.
-    #[error("this registry uses a UCP but is not registered with it; run \"dtr reconfigure\" with --ucp-url to register it")]
+    #[error(
+        "this registry uses a UCP but is not registered with it; run \"dtr reconfigure\" with --ucp-url to register it"
+    )]
     NotRegistered,
     /// Its tokens cannot be signed.
     #[error(transparent)]
@@ -98,14 +105,12 @@ pub enum ServeError {
     /// The proxies that it trusts.
     #[error(transparent)]
     Proxies(#[from] dtr_transport::NetworkError),
-    /// The local way in.
-    #[error("cannot listen on {path}: {source}")]
-    Socket {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// The pid file, or the local way in.
+    #[error(transparent)]
+    Service(#[from] dtr_service::ServiceError),
+    /// Its registration with itself.
+    #[error(transparent)]
+    Manage(#[from] ManageError),
 }
 
 /// The parts of a replica that is open.
@@ -121,35 +126,41 @@ pub struct Opened {
 
 /// Opens what is installed in a data directory; checks that this version understands it.
 pub async fn open(dir: &DataDir, config: &ReplicaConfig) -> Result<Opened, ServeError> {
-    let catalog = open_catalog(dir)
-        .map_err(|source| ServeError::Store { path: dir.store_file(), source })?;
+    let catalog =
+        open_catalog(dir).map_err(|source| ServeError::Store { path: dir.store_file(), source })?;
     let cluster = catalog.cluster().await?;
     let cluster = cluster.ok_or_else(|| ServeError::Unfinished(dir.root().to_owned()))?;
     if cluster.data_format > DATA_FORMAT {
         return Err(ServeError::Newer { found: cluster.data_format, known: DATA_FORMAT });
     }
-    let blobs: SharedBlobs = open_blobs(dir, config)?;
+    let blobs: SharedBlobs = open_blobs(dir, config).await?;
     Ok(Opened { catalog, blobs, cluster })
 }
 
+/// Who says who is who.
+struct Who {
+    identity: Arc<dyn Identity>,
+    built_in: Option<BuiltIn>,
+    remote: Option<Arc<Remote>>,
+}
+
 /// Who says who is who: this store, or a UCP.
-async fn identity(
-    opened: &Opened,
-) -> Result<(Arc<dyn Identity>, Option<BuiltIn>), ServeError> {
+async fn identity(opened: &Opened) -> Result<Who, ServeError> {
     match &opened.cluster.identity {
         IdentitySource::BuiltIn => {
             let built_in = BuiltIn::new(opened.catalog.clone(), BuiltInOptions::default());
-            Ok((Arc::new(built_in.clone()), Some(built_in)))
+            Ok(Who { identity: Arc::new(built_in.clone()), built_in: Some(built_in), remote: None })
         }
         IdentitySource::Ucp { url, ca, insecure_tls, service } => {
             let service = service.clone().ok_or(ServeError::NotRegistered)?;
             let ca = (!ca.trim().is_empty()).then_some(ca.as_str());
             let tls = dtr_transport::tls::client_config(ca, *insecure_tls)?;
             let (private_key, _) = assets::service_key(&opened.catalog).await?;
-            let options = RemoteOptions::new(url.clone(), service, private_key);
-            let remote =
-                Remote::new(options, tls, Arc::new(SystemClock), Arc::new(SystemRandom))?;
-            Ok((Arc::new(remote), None))
+            let options = RemoteOptions { url: url.clone(), service, private_key };
+            let remote = Remote::new(options, tls, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+            let remote = Arc::new(remote);
+            let identity: Arc<dyn Identity> = Arc::clone(&remote) as _;
+            Ok(Who { identity, built_in: None, remote: Some(remote) })
         }
     }
 }
@@ -157,7 +168,8 @@ async fn identity(
 /// A replica that is put together and has its addresses, about to serve.
 pub struct Serving {
     server: dtr_transport::BoundServer<Router>,
-    socket: UnixListener,
+    pid_file: PidFile,
+    socket: Local,
     local: Router,
     registry: Registry,
     background: TaskTracker,
@@ -168,6 +180,8 @@ pub struct Serving {
     scheduler: Arc<Scheduler>,
     tls: ServerTls,
     node: String,
+    remote: Option<Arc<Remote>>,
+    external_host: String,
 }
 
 impl std::fmt::Debug for Serving {
@@ -185,8 +199,9 @@ pub async fn bind(
     config: &ReplicaConfig,
     node: &str,
 ) -> Result<Serving, ServeError> {
+    let pid_file = PidFile::claim(&dir.pid_file())?;
     let opened = open(dir, config).await?;
-    let (who, built_in) = identity(&opened).await?;
+    let Who { identity: who, built_in, remote } = identity(&opened).await?;
     let catalog = opened.catalog.clone();
     let settings = catalog.settings().await?;
     let metrics = Metrics::new();
@@ -207,7 +222,9 @@ pub async fn bind(
     });
     let mut router = registry.router().merge(api).merge(own_routes(&catalog, &health, &metrics));
     if let Some(built_in) = built_in {
-        router = router.merge(dtr_enzi::router(built_in));
+        let enzi = Enzi::new(built_in.clone(), &config.address).with_accounts_alias();
+        router = router.merge(dtr_enzi::router(enzi));
+        register_here(&catalog, &built_in, config, &settings.dtr_host).await?;
     }
     let mut names = SubjectNames::local().with_url(&config.address)?;
     if !settings.dtr_host.is_empty() {
@@ -218,7 +235,8 @@ pub async fn bind(
     let server = listeners(router.clone(), config, &settings.dtr_host, metrics, tls.clone())?;
     Ok(Serving {
         server: server.bind().await?,
-        socket: local_socket(dir)?,
+        pid_file,
+        socket: dtr_service::local::listen(dir.root())?,
         local: router.layer(Extension(LocalAdmin)),
         registry,
         background: TaskTracker::new(),
@@ -229,6 +247,8 @@ pub async fn bind(
         scheduler,
         tls,
         node: node.to_owned(),
+        remote,
+        external_host: settings.dtr_host,
     })
 }
 
@@ -238,7 +258,7 @@ fn own_routes(catalog: &Catalog, health: &Health, metrics: &Arc<Metrics>) -> Rou
     Router::new()
         .route("/_ping", get(move || async move { ping.ping().await }))
         .route("/ca", get(move || async move { serve_ca(&ca).await }))
-        .route("/metrics", get(move || async move { metrics.respond() }))
+        .route("/metrics", get(move || async move { metrics.response() }))
 }
 
 async fn serve_ca(catalog: &Catalog) -> axum::response::Response {
@@ -259,8 +279,7 @@ fn listeners(
     tls: ServerTls,
 ) -> Result<Server<Router>, ServeError> {
     let at = |port| SocketAddr::new(config.listen_address, port);
-    let mut server =
-        Server::new(router, metrics, &SystemRandom).https(at(config.https_port), tls);
+    let mut server = Server::new(router, metrics, &SystemRandom).https(at(config.https_port), tls);
     if config.http_port != 0 {
         let to = Redirect {
             external_host: (!external_host.is_empty()).then(|| external_host.to_owned()),
@@ -279,19 +298,71 @@ fn listeners(
     Ok(server)
 }
 
-/// The local way in, for who may read the data directory. One left by a process that was killed is replaced: the store's
-/// lock has told already that nobody serves here.
-fn local_socket(dir: &DataDir) -> Result<UnixListener, ServeError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = dir.socket();
-    let refused = |source| ServeError::Socket { path: dir.socket(), source };
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(refused(error)),
-        _ => {}
+/// With accounts of its own, the registry is its own identity service: commands find its replicas there. What is
+/// registered follows what this replica is now, also after a restore elsewhere.
+async fn register_here(
+    catalog: &Catalog,
+    built_in: &BuiltIn,
+    config: &ReplicaConfig,
+    external_host: &str,
+) -> Result<(), ServeError> {
+    let url = public_url(config, external_host);
+    let mut form = registration(catalog, &url, config).await?;
+    form.name = Some("dtr".to_owned());
+    let known = catalog.services().await?;
+    let ours = known.iter().find(|service| Some(&service.name) == form.name.as_ref());
+    match ours {
+        Some(service) => {
+            built_in.update_service(&Actor::system(), &service.id, form).await?;
+        }
+        None => {
+            let mut accounts = catalog.list_accounts(None, 500).await?.items.into_iter();
+            if let Some(owner) = accounts.find(|account| account.is_admin) {
+                built_in.register_service(&Actor::system(), &owner.id, form).await?;
+            }
+        }
     }
-    let listener = UnixListener::bind(&path).map_err(refused)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(refused)?;
-    Ok(listener)
+    Ok(())
+}
+
+/// Where clients reach the registry.
+fn public_url(config: &ReplicaConfig, external_host: &str) -> String {
+    if external_host.is_empty() {
+        config.address.clone()
+    } else {
+        format!("https://{external_host}")
+    }
+}
+
+/// Tells the UCP what this replica is now: its address, its authority. Tried until it is told, since a UCP may be away.
+async fn tell_ucp(
+    catalog: Catalog,
+    remote: Arc<Remote>,
+    config: ReplicaConfig,
+    external_host: String,
+    stop: CancellationToken,
+) {
+    let url = public_url(&config, &external_host);
+    loop {
+        let told = match registration(&catalog, &url, &config).await {
+            // The name, and what only an administrator may say, were said at the registration.
+            Ok(form) => {
+                let form = dtr_identity::ServiceForm { name: None, privileged: None, ..form };
+                remote.update_registration(&form).await.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match told {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(error, "the UCP was not told of this replica; trying again")
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TELL_AGAIN) => {}
+        }
+    }
 }
 
 impl Serving {
@@ -313,21 +384,28 @@ impl Serving {
             self.stop.clone(),
         ));
         self.background.spawn(heartbeat::follow_certificate(catalog, self.tls, self.stop.clone()));
-        let local_stop = self.stop.clone();
-        let local = axum::serve(self.socket, self.local)
-            .with_graceful_shutdown(async move { local_stop.cancelled().await });
-        self.background.spawn(async move {
-            if let Err(error) = local.await {
-                tracing::error!(%error, "the local socket is no longer served");
-            }
-        });
+        if let Some(remote) = self.remote {
+            let catalog = self.opened.catalog.clone();
+            let told = tell_ucp(
+                catalog,
+                remote,
+                self.config.clone(),
+                self.external_host,
+                self.stop.clone(),
+            );
+            self.background.spawn(told);
+        }
+        self.background.spawn(self.socket.serve(self.local, self.stop.clone()));
+        dtr_service::notify_ready();
         tracing::info!(replica = %self.config.id, cluster = %self.opened.cluster.id, "serving");
         self.server.run(shutdown).await;
+        dtr_service::notify_stopping();
         self.stop.cancel();
         self.registry.shutdown().await;
         self.background.close();
         if tokio::time::timeout(BACKGROUND_END, self.background.wait()).await.is_err() {
             tracing::warn!("background work was cut off; it goes on at the next start");
         }
+        drop(self.pid_file);
     }
 }

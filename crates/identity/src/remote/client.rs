@@ -44,6 +44,14 @@ impl UcpClient {
         self.http.bytes(Call::get("/_ping")).await.map(drop)
     }
 
+    /// Whether what answers there is a registry (with accounts of its own) rather than an identity service by itself.
+    pub async fn is_registry(&self) -> bool {
+        match self.http.bytes(Call::get("/v2/")).await {
+            Ok(_) => true,
+            Err(error) => error.status() == Some(401),
+        }
+    }
+
     /// Logs in.
     pub async fn login(&self, username: &str, password: &Secret) -> Result<LoginAnswer, UcpError> {
         let form = LoginForm { username: username.to_owned(), password: password.clone() };

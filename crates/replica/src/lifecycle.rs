@@ -1,0 +1,207 @@
+//! The life of a replica on its machine, besides serving: started in the background, stopped, backed up while it does not
+//! run, removed.
+
+use std::{fs, io, path::PathBuf, time::Duration};
+
+use dtr_recovery::{BackupOptions, BackupReport, RecoveryError};
+use dtr_service::{ServiceError, spawn_detached, systemd};
+
+use crate::{ConfigError, DataDir, ReplicaConfig, ServeError, StorageConfig, open};
+
+/// How long a start may take.
+const START_MAX: Duration = Duration::from_secs(60);
+/// How long a stop may take: requests in flight are finished.
+const STOP_MAX: Duration = Duration::from_secs(90);
+/// The data directory whose replica runs as a unit of systemd.
+const UNIT_ROOT: &str = "/var/lib/dtr";
+
+fn unit(program: &std::path::Path) -> systemd::Unit {
+    let program = program.display().to_string();
+    systemd::Unit {
+        name: "dtr".to_owned(),
+        description: "DTR, the container registry".to_owned(),
+        command: vec![program, "serve".to_owned(), "--data-dir".to_owned(), UNIT_ROOT.to_owned()],
+    }
+}
+
+/// Starts an installed replica in the background and returns when it serves; says how. `program` is `dtr` itself.
+///
+/// # Errors
+/// [`ServiceError`] with the end of the replica's log when it ended again.
+pub async fn start(dir: &DataDir, program: PathBuf) -> Result<String, ServiceError> {
+    let root = dir.root();
+    if systemd::is_available() && root == std::path::Path::new(UNIT_ROOT) {
+        let unit = unit(&program);
+        tokio::task::spawn_blocking(move || unit.start()).await.map_err(|error| {
+            ServiceError::Failed { program: "systemctl".to_owned(), message: error.to_string() }
+        })??;
+        return Ok("started by systemd as dtr.service".to_owned());
+    }
+    let args = ["serve".as_ref(), "--detached".as_ref(), "--data-dir".as_ref(), root.as_os_str()];
+    let process = spawn_detached(&program, args, &dir.log_file())?;
+    let pid = process.wait_until_ready(START_MAX, || is_ready(dir)).await?;
+    Ok(format!("started as process {pid}; its log is {}", dir.log_file().display()))
+}
+
+/// Whether the replica of a directory serves and is healthy.
+pub async fn is_ready(dir: &DataDir) -> bool {
+    let Ok(request) = http::Request::get("/_ping").body(bytes::Bytes::new()) else { return false };
+    dtr_service::local::call(dir.root(), request).await.is_ok()
+}
+
+/// The process that serves a directory, if one does.
+pub fn running(dir: &DataDir) -> Option<u32> {
+    dtr_service::running(&dir.pid_file())
+}
+
+/// Stops the replica of a directory and waits until it has. `false` when it did not run.
+pub async fn stop(dir: &DataDir) -> Result<bool, ServiceError> {
+    let path = dir.pid_file();
+    let stopped = tokio::task::spawn_blocking(move || dtr_service::stop(&path, STOP_MAX)).await;
+    stopped.map_err(|error| ServiceError::Failed {
+        program: "stopping the replica".to_owned(),
+        message: error.to_string(),
+    })?
+}
+
+/// Why a replica was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum DestroyError {
+    /// It could not be stopped.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// Its configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is something that is not a replica's.
+    #[error(
+        "{path} holds \"{found}\", which is not a replica's: nothing was removed. Is it the right folder?"
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What was found there.
+        found: String,
+    },
+    /// A file could not be removed.
+    #[error("{path} could not be removed: {source}")]
+    Remove {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What a replica may have in its data directory.
+const OURS: &[&str] =
+    &["replica.json", "store.redb", "blobs", "local.sock", "dtr.pid", "dtr.log", "lost+found"];
+
+/// What `destroy` removes.
+#[derive(Clone, Debug)]
+pub struct DestroyPlan {
+    dir: DataDir,
+    /// Everything in the data directory that is the replica's.
+    pub files: Vec<PathBuf>,
+    /// Image content outside of it.
+    pub storage: Option<PathBuf>,
+}
+
+/// Says what would be removed; refuses a folder with something in it that is not a replica's.
+pub fn plan_destroy(dir: &DataDir, keep_storage: bool) -> Result<DestroyPlan, DestroyError> {
+    let refused = |source| DestroyError::Remove { path: dir.root().to_owned(), source };
+    let entries = match fs::read_dir(dir.root()) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(ConfigError::NotInstalled(dir.root().to_owned()).into());
+        }
+        Err(error) => return Err(refused(error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(refused)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let part = OURS.iter().any(|ours| name.starts_with(&format!(".{ours}")));
+        if !OURS.contains(&name.as_str()) && !part {
+            return Err(DestroyError::Foreign { path: dir.root().to_owned(), found: name });
+        }
+        if name != "lost+found" {
+            files.push(entry.path());
+        }
+    }
+    let storage = match ReplicaConfig::load(dir) {
+        Ok(config) if !keep_storage => match config.storage {
+            StorageConfig::Filesystem { root } => root,
+        },
+        _ => None,
+    };
+    Ok(DestroyPlan { dir: dir.clone(), files, storage })
+}
+
+/// Stops the replica and removes what the plan says. Of image content outside the data directory only what is a
+/// registry's goes: the folder itself and anything else in it stay.
+pub async fn destroy(plan: &DestroyPlan) -> Result<(), DestroyError> {
+    stop(&plan.dir).await?;
+    // The store goes last: until then a second run finds what is left to remove.
+    let mut files = plan.files.clone();
+    files.sort_by_key(|path| path.ends_with("store.redb") || path.ends_with("replica.json"));
+    if let Some(root) = &plan.storage {
+        for part in ["docker", "uploads"] {
+            remove(&root.join(part))?;
+        }
+    }
+    for file in files {
+        remove(&file)?;
+    }
+    match fs::remove_dir(plan.dir.root()) {
+        Ok(()) => Ok(()),
+        // A mounted volume stays, empty.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ResourceBusy
+                    | io::ErrorKind::DirectoryNotEmpty
+                    | io::ErrorKind::NotFound
+            ) =>
+        {
+            Ok(())
+        }
+        Err(source) => Err(DestroyError::Remove { path: plan.dir.root().to_owned(), source }),
+    }
+}
+
+fn remove(path: &std::path::Path) -> Result<(), DestroyError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.map_err(|source| DestroyError::Remove { path: path.to_owned(), source })
+}
+
+/// Why a replica that does not run was not backed up.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] ServeError),
+    /// Its configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The backup failed.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+}
+
+/// A backup of a replica that does not run, straight from its files.
+pub async fn backup_offline<W: io::Write + Send + 'static>(
+    dir: &DataDir,
+    mut options: BackupOptions,
+    out: W,
+) -> Result<(W, BackupReport), OfflineError> {
+    let config = ReplicaConfig::load(dir)?;
+    let opened = open(dir, &config).await?;
+    options.replica = Some(config.id);
+    Ok(dtr_recovery::backup(&opened.catalog, &opened.blobs, options, out).await?)
+}
