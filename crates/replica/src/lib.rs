@@ -24,3 +24,5 @@ pub use lifecycle::{
 };
 pub use restore::{RestoreError, RestoreRequest, Restored, restore};
 pub use serve::{Opened, ServeError, Serving, bind, open};
+
+pub use dtr_service::begin_session;

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use dtr_archive::{ArchiveReader, Header, IdentityKind, Keys, PublicKey, ReadOptions};
+use dtr_archive::{ArchiveReader, Header, IdentityKind, Keys, ReadOptions};
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::records::{CertificateRecord, IdentitySource};
 use dtr_identity::{Identity, Remote, RemoteOptions, UcpClient, UcpError};
@@ -30,8 +30,8 @@ pub struct RestoreRequest {
     pub ucp: Option<UcpLogin>,
     /// What opens an encrypted archive.
     pub keys: Keys,
-    /// The only signing key that is accepted.
-    pub expected_key: Option<PublicKey>,
+    /// The id of the only signing key that is accepted, or the beginning of it.
+    pub signed_by: Option<String>,
     /// Only say what would happen.
     pub dry_run: bool,
     /// Whether the archive's accounts are loaded.
@@ -73,6 +73,14 @@ pub enum RestoreError {
         "the accounts of this registry are kept in a UCP ({0}); name it, or the one that takes its place, with --ucp-url"
     )]
     UcpNeeded(String),
+    /// Another key signed it.
+    #[error("the archive is signed by key {found}, not by {wanted}; nothing was changed")]
+    OtherSigner {
+        /// Whose signature is wanted.
+        wanted: String,
+        /// Whose it is.
+        found: String,
+    },
     /// The link to the UCP cannot be set up.
     #[error(transparent)]
     Remote(#[from] dtr_identity::RemoteError),
@@ -83,7 +91,9 @@ impl RestoreError {
     pub fn exit(&self) -> dtr_recovery::Exit {
         match self {
             Self::Recovery(error) => error.exit(),
-            Self::UcpNeeded(_) => dtr_recovery::Exit::Refused,
+            Self::UcpNeeded(_)
+            | Self::OtherSigner { .. }
+            | Self::Install(InstallError::Occupied(_)) => dtr_recovery::Exit::Refused,
             Self::Install(_) | Self::Remote(_) => dtr_recovery::Exit::Failed,
         }
     }
@@ -114,11 +124,7 @@ fn peek(mut input: Input, options: ReadOptions) -> Result<(Header, Input), Recov
 }
 
 fn read_options(request: &RestoreRequest) -> ReadOptions {
-    ReadOptions {
-        keys: request.keys.clone(),
-        expected_key: request.expected_key,
-        ..ReadOptions::default()
-    }
+    ReadOptions { keys: request.keys.clone(), ..ReadOptions::default() }
 }
 
 /// What the restored cluster is to know of its identity service, made before anything is restored.
@@ -258,6 +264,14 @@ pub async fn restore(
     let (header, input) = tokio::task::spawn_blocking(move || peek(input, peek_options))
         .await
         .map_err(|error| io_failed(&error))??;
+    if let Some(wanted) = &request.signed_by
+        && (wanted.len() < 16 || !header.signer.key_id.starts_with(wanted.as_str()))
+    {
+        return Err(RestoreError::OtherSigner {
+            wanted: wanted.clone(),
+            found: header.signer.key_id.clone(),
+        });
+    }
     if dir.store_file().exists() {
         let known = open_catalog(dir).map_err(InstallError::from)?;
         if known.cluster().await.map_err(InstallError::from)?.is_some() {

@@ -119,6 +119,9 @@ pub struct InstallArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     pub dir: DataDirArgs,
+    /// Leave the session of whoever started it: how "install" starts it
+    #[arg(long, hide = true)]
+    pub detached: bool,
     #[command(flatten)]
     pub log: LogArgs,
 }

@@ -29,7 +29,7 @@ pub const RETRY: RetryPolicy = RetryPolicy {
 };
 
 /// The socket in a data directory.
-const SOCKET: &str = "dtr.sock";
+const SOCKET: &str = "local.sock";
 /// Longest path of a socket that the system takes, less the zero at its end.
 const SOCKET_PATH_MAX: usize = 107;
 
