@@ -22,6 +22,8 @@ pub(crate) enum Caller {
         session: Option<Secret>,
     },
     Service(Arc<Service>),
+    /// Who may read the data directory, through its socket: an administrator.
+    Local,
 }
 
 impl Caller {
@@ -33,7 +35,8 @@ impl Caller {
     }
 
     pub(crate) fn is_admin(&self) -> bool {
-        self.principal().is_some_and(|principal| principal.account.is_admin)
+        matches!(self, Self::Local)
+            || self.principal().is_some_and(|principal| principal.account.is_admin)
     }
 
     /// For events.
@@ -41,6 +44,7 @@ impl Caller {
         match self {
             Self::User { principal, .. } => Actor::from(&**principal),
             Self::Service(service) => Actor { name: service.name.clone(), id: None },
+            Self::Local => Actor { name: "local administrator".to_owned(), id: None },
             Self::Anonymous => Actor { name: String::new(), id: None },
         }
     }
@@ -49,6 +53,7 @@ impl Caller {
         match self {
             Self::User { principal, .. } => Some(principal.account.name.as_str().into()),
             Self::Service(service) => Some(format!("service:{}", service.id).into()),
+            Self::Local => Some("local administrator".into()),
             Self::Anonymous => None,
         }
     }
