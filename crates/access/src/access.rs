@@ -1,6 +1,6 @@
 //! Credentials to callers, callers to permits.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use dtr_catalog::{
@@ -91,13 +91,26 @@ impl Access {
     /// # Errors
     /// [`AuthError`]: wrong credentials are an error, never an anonymous caller.
     pub async fn caller_from_header(&self, header: &str) -> Result<Caller, AuthError> {
+        self.caller_from_header_at(header, None).await
+    }
+
+    /// As [`Access::caller_from_header`], saying where the request comes from: wrong passwords from one address then do
+    /// not keep the user out at another.
+    ///
+    /// # Errors
+    /// As [`Access::caller_from_header`].
+    pub async fn caller_from_header_at(
+        &self,
+        header: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Caller, AuthError> {
         let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header, ""));
         if scheme.eq_ignore_ascii_case("basic") {
             let wrong = AuthError::Wrong("the Authorization header is not Basic authentication");
             let Ok(decoded) = STANDARD.decode(rest.trim()) else { return Err(wrong) };
             let Ok(text) = String::from_utf8(decoded) else { return Err(wrong) };
             let Some((username, password)) = text.split_once(':') else { return Err(wrong) };
-            return self.caller_from_password(username, &Secret::new(password)).await;
+            return self.caller_from_password_at(username, &Secret::new(password), from).await;
         }
         if scheme.eq_ignore_ascii_case("bearer") {
             return self.caller_from_bearer(&Secret::new(rest.trim())).await;
@@ -111,12 +124,25 @@ impl Access {
         username: &str,
         password: &Secret,
     ) -> Result<Caller, AuthError> {
+        self.caller_from_password_at(username, password, None).await
+    }
+
+    /// As [`Access::caller_from_password`], saying where the login comes from.
+    ///
+    /// # Errors
+    /// As [`Access::caller_from_password`].
+    pub async fn caller_from_password_at(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+    ) -> Result<Caller, AuthError> {
         if AccessTokens::is_token(password) {
             let caller = self.caller_from_access_token(password).await?;
             let same = caller.principal().is_some_and(|p| p.account.name.as_str() == username);
             return if same { Ok(caller) } else { Err(IdentityError::WrongCredentials.into()) };
         }
-        Ok(Caller::user(self.identity.authenticate(username, password).await?))
+        Ok(Caller::user(self.identity.authenticate_from(username, password, from).await?))
     }
 
     /// Who sends this bearer token: one of `/auth/token`, an access token, or a session token.

@@ -1,7 +1,7 @@
 //! Who asks and whether they may, in the terms of the protocol: challenges, scopes, and which refusal a client
 //! understands. Source: Docker registry token authentication; traps of real clients are noted where they matter.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     body::Body,
@@ -22,6 +22,8 @@ pub(crate) struct Challenger {
     base: String,
     host: String,
     has_token: bool,
+    /// Where the request comes from.
+    client: Option<IpAddr>,
 }
 
 impl Challenger {
@@ -38,7 +40,7 @@ impl Challenger {
         let base =
             info.and_then(RequestInfo::base_url).unwrap_or_else(|| format!("https://{host}"));
         let has_token = request.headers().contains_key(header::AUTHORIZATION);
-        Self { base, host, has_token }
+        Self { base, host, has_token, client: info.map(|info| info.client) }
     }
 
     /// `401` with the challenge for a scope.
@@ -79,7 +81,7 @@ impl Registry {
         let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(Caller::Anonymous) };
         let wrong = |message: &str| challenger.unauthorized(message, None, Some("invalid_token"));
         let text = value.to_str().map_err(|_| wrong("the Authorization header is not text"))?;
-        match access.caller_from_header(text).await {
+        match access.caller_from_header_at(text, challenger.client).await {
             Ok(caller) => Ok(caller),
             Err(error) => {
                 let error = OciError::from(error);

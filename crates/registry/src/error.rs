@@ -285,6 +285,10 @@ impl From<IdentityError> for OciError {
                 Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", error.to_string())
             }
             IdentityError::Catalog(error) => error.into(),
+            IdentityError::Throttled { retry_after } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", error.to_string())
+                    .header(header::RETRY_AFTER, retry_after.as_secs().max(1).to_string())
+            }
             other => Self::unavailable(other.to_string()),
         }
     }

@@ -32,6 +32,7 @@ use bytes::Bytes;
 use dtr_access::Access;
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::{Catalog, records::Settings};
+use dtr_transport::LogUser;
 use dtr_types::{Digest, MediaType, RepositoryId};
 
 pub use error::OciError;
@@ -67,6 +68,7 @@ pub struct Registry {
     manifests: ManifestCache,
     settings: moka::sync::Cache<(), Arc<Settings>>,
     recorder: Recorder,
+    writers: uploads::Writers,
 }
 
 impl std::fmt::Debug for Registry {
@@ -95,7 +97,8 @@ impl Registry {
             .build();
         let settings = moka::sync::Cache::builder().time_to_live(SETTINGS_TTL).build();
         let recorder = Recorder::start(catalog.clone());
-        Self { catalog, blobs, gate, manifests, settings, recorder }
+        let writers = uploads::Writers::default();
+        Self { catalog, blobs, gate, manifests, settings, recorder, writers }
     }
 
     /// The routes: `/v2` and everything below it, and `/auth/token`.
@@ -134,10 +137,14 @@ impl Registry {
 /// Every request below `/v2`.
 async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     let is_head = request.method() == Method::HEAD;
-    let mut response = match answer(&registry, request).await {
+    let mut user = None;
+    let mut response = match answer(&registry, request, &mut user).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     };
+    if let Some(user) = user {
+        response.extensions_mut().insert(user);
+    }
     response.headers_mut().insert(VERSION_HEADER.clone(), HeaderValue::from_static("registry/2.0"));
     if is_head && !response.headers().contains_key(header::CONTENT_LENGTH) {
         // An error's body is not sent in answer to HEAD; its length would be misleading.
@@ -146,13 +153,20 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     response
 }
 
-async fn answer(registry: &Registry, request: Request) -> Result<Response, OciError> {
+async fn answer(
+    registry: &Registry,
+    request: Request,
+    user: &mut Option<LogUser>,
+) -> Result<Response, OciError> {
     let decoded = percent_encoding::percent_decode_str(request.uri().path())
         .decode_utf8()
         .map_err(|_| OciError::name_invalid("the path is not UTF-8"))?
         .into_owned();
     let challenger = auth::Challenger::of(&request);
     let caller = registry.authenticate(&challenger, request.headers()).await?;
+    if !caller.name().is_empty() {
+        *user = Some(LogUser(caller.name().into()));
+    }
     let endpoint = Endpoint::parse(&decoded)?;
     let asked = auth::Asked { registry, caller, challenger };
     let method = request.method().clone();

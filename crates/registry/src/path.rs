@@ -123,23 +123,23 @@ mod tests {
     use super::*;
 
     fn parse(path: &str) -> Endpoint {
-        Endpoint::parse(path).unwrap().unwrap()
+        Endpoint::parse(path).expect("valid").expect("an endpoint")
     }
 
     #[test]
     fn names_may_hold_the_words_of_the_protocol() {
         let digest = Digest::of(b"x");
-        let name: RepositoryName = "a/blobs/uploads/b".parse().unwrap();
+        let name: RepositoryName = "a/blobs/uploads/b".parse().expect("valid");
         assert_eq!(
             parse(&format!("/v2/{name}/blobs/{digest}")),
             Endpoint::Blob(name.clone(), digest)
         );
         assert_eq!(parse(&format!("/v2/{name}/blobs/uploads/")), Endpoint::Uploads(name.clone()));
-        let tag = Reference::Tag("list".parse().unwrap());
-        let tags: RepositoryName = "a/tags".parse().unwrap();
+        let tag = Reference::Tag("list".parse().expect("valid"));
+        let tags: RepositoryName = "a/tags".parse().expect("valid");
         assert_eq!(parse("/v2/a/tags/manifests/list"), Endpoint::Manifest(tags.clone(), tag));
         assert_eq!(parse("/v2/a/tags/tags/list"), Endpoint::Tags(tags));
-        let uploads: RepositoryName = "a/blobs/uploads".parse().unwrap();
+        let uploads: RepositoryName = "a/blobs/uploads".parse().expect("valid");
         assert_eq!(
             parse(&format!("/v2/a/blobs/uploads/blobs/{digest}")),
             Endpoint::Blob(uploads, digest)
@@ -151,15 +151,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_told_by_its_code() {
-        let code = |path: &str| Endpoint::parse(path).unwrap_err().code();
+        let code = |path: &str| Endpoint::parse(path).expect_err("refused").code();
         assert_eq!(code("/v2/A/b/tags/list"), "NAME_INVALID");
         assert_eq!(code("/v2/single/tags/list"), "NAME_INVALID");
         assert_eq!(code("/v2/a/b/manifests/.x"), "TAG_INVALID");
         assert_eq!(code("/v2/a/b/manifests/sha256:baddigeststring"), "DIGEST_INVALID");
         assert_eq!(code("/v2/a/b/blobs/sha256:x"), "DIGEST_INVALID");
         assert_eq!(code("/v2/a/b/blobs/uploads/nope"), "BLOB_UPLOAD_UNKNOWN");
-        assert_eq!(Endpoint::parse("/v2/a/b/c").unwrap(), None);
-        assert_eq!(Endpoint::parse("/v2/tags/list").unwrap(), None);
+        assert_eq!(Endpoint::parse("/v2/a/b/c").expect("valid"), None);
+        assert_eq!(Endpoint::parse("/v2/tags/list").expect("valid"), None);
     }
 
     proptest! {

@@ -5,13 +5,14 @@
 //! resource then says what was missing.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Form, Query, Request, State, rejection::FormRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use dtr_access::{Access, Action, Caller, NewAccessToken, Operation, Scope};
 use dtr_catalog::records::TokenOrigin;
+use dtr_transport::RequestInfo;
 use dtr_types::{RepositoryName, Secret};
 use serde::Deserialize;
 use serde_json::json;
@@ -82,6 +83,7 @@ pub(crate) struct TokenForm {
 /// `POST /auth/token`
 pub(crate) async fn post(
     State(registry): State<Registry>,
+    info: Option<Extension<RequestInfo>>,
     headers: HeaderMap,
     form: Result<Form<TokenForm>, FormRejection>,
 ) -> Response {
@@ -92,8 +94,11 @@ pub(crate) async fn post(
         let Gate::Access(access) = &registry.gate else {
             return Err(OciError::unsupported("this registry hands out no tokens"));
         };
+        let from = info.map(|Extension(info)| info.client);
         let caller = match form.grant_type.as_str() {
-            "password" => access.caller_from_password(&form.username, &form.password).await,
+            "password" => {
+                access.caller_from_password_at(&form.username, &form.password, from).await
+            }
             "refresh_token" => access.caller_from_bearer(&form.refresh_token).await,
             other => {
                 return Err(OciError::new(

@@ -17,9 +17,10 @@ use dtr_catalog::{
     records::{Repository, UploadRecord},
 };
 use dtr_store::Transaction;
-use dtr_types::{Algorithm, Digest, Hasher, RepositoryId, RepositoryName, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, RepositoryName, UploadId};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use std::time::Duration;
+use parking_lot::Mutex;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crate::{DIGEST_HEADER, OciError, Registry, UPLOAD_HEADER, auth::Asked, blobs::header_value};
 
@@ -125,7 +126,8 @@ pub(crate) async fn post(
     }
     if query.get("digest").is_some() && query.get("mount").is_none() {
         let digest = digest_of(&query)?;
-        return take_whole(asked.registry, &repository, digest, body_of(request)).await;
+        let registry = asked.registry.clone();
+        return to_the_end(take_whole(registry, repository, digest, body_of(request))).await;
     }
     let algorithm = match query.get("digest-algorithm") {
         Some(text) => text
@@ -187,8 +189,8 @@ async fn mount(
 
 /// A blob in one request.
 async fn take_whole(
-    registry: &Registry,
-    repository: &Repository,
+    registry: Registry,
+    repository: Repository,
     digest: Digest,
     body: ByteStream,
 ) -> Result<Response, OciError> {
@@ -196,15 +198,22 @@ async fn take_whole(
     registry.blobs.upload_create(&id).await?;
     let taken = async {
         let hasher = Hasher::new(digest.algorithm());
-        let appended =
-            append(registry, &id, 0, hasher, body).await.map_err(|failed| failed.error)?;
+        let appended = registry.blobs.upload_append(&id, 0, hasher, body).await;
+        let appended = appended.map_err(|failed| OciError::from(failed.error))?;
         check_digest(appended.hasher.finish(), digest)?;
         let staged = registry.blobs.upload_finish(&id, appended.size).await?;
-        link(registry, &repository.id, &digest, &staged, || Ok(Transaction::new())).await
+        link(&registry, &repository, &digest, &staged, None).await
     };
     let result = taken.await;
-    registry.blobs.upload_abort(&id).await?;
+    leave(&registry, &id).await;
     result.map(|()| created(&repository.name, &digest))
+}
+
+/// Removes what is left of an upload. What it was for has been decided already, so a failure is left to the purge.
+async fn leave(registry: &Registry, id: &UploadId) {
+    if let Err(error) = registry.blobs.upload_abort(id).await {
+        tracing::warn!(%error, "what is left of an upload was not removed yet");
+    }
 }
 
 fn check_digest(actual: Digest, expected: Digest) -> Result<(), OciError> {
@@ -216,44 +225,53 @@ fn check_digest(actual: Digest, expected: Digest) -> Result<(), OciError> {
     )))
 }
 
-struct AppendFailed {
-    kept: Option<Appended>,
-    error: OciError,
+/// The sessions that a request is writing to. Between the reading of a session's record and its next one nobody else may
+/// append: a second writer with an older record would cut off what the first has acknowledged.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Writers(Arc<Mutex<HashSet<UploadId>>>);
+
+/// One session, for one request.
+struct Writing {
+    writers: Writers,
+    id: UploadId,
 }
 
-/// Appends in a task of its own: a client that goes away ends the body, not the writing of what has arrived.
-async fn append(
-    registry: &Registry,
-    id: &UploadId,
-    at: u64,
-    hasher: Hasher,
-    body: ByteStream,
-) -> Result<Appended, AppendFailed> {
-    let (blobs, id) = (registry.blobs.clone(), id.clone());
-    let task = tokio::spawn(async move { blobs.upload_append(&id, at, hasher, body).await });
-    match task.await {
-        Ok(Ok(appended)) => Ok(appended),
-        Ok(Err(failed)) => {
-            Err(AppendFailed { kept: failed.kept.map(|kept| *kept), error: failed.error.into() })
+impl Writers {
+    fn begin(&self, id: &UploadId) -> Result<Writing, OciError> {
+        if !self.0.lock().insert(id.clone()) {
+            return Err(dtr_blobs::BlobError::UploadBusy(id.clone()).into());
         }
-        Err(_) => Err(AppendFailed {
-            kept: None,
-            error: OciError::unavailable(
-                "the upload was interrupted; ask for its status and go on",
-            ),
-        }),
+        Ok(Writing { writers: self.clone(), id: id.clone() })
     }
 }
 
-/// Publishes staged bytes if nobody has yet, and commits the link. The rules are those of the catalog's `links`.
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.writers.0.lock().remove(&self.id);
+    }
+}
+
+/// Runs to its end whether or not the client waits for it: a connection that breaks ends the body, not the writing of
+/// what has arrived, nor its record.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, OciError>> + Send + 'static,
+) -> Result<T, OciError> {
+    tokio::spawn(work).await.unwrap_or_else(|_| {
+        Err(OciError::unavailable("the upload was interrupted; ask for its status and go on"))
+    })
+}
+
+/// Publishes staged bytes if nobody has yet, and commits the link, together with the end of the session if there is one.
+/// The rules are those of the catalog's `links`.
 async fn link(
     registry: &Registry,
-    repository: &RepositoryId,
+    repository: &Repository,
     digest: &Digest,
     staged: &Staged,
-    extra: impl Fn() -> Result<Transaction, OciError>,
+    session: Option<&Versioned<UploadRecord>>,
 ) -> Result<(), OciError> {
     let catalog = &registry.catalog;
+    let extra = || session.map_or_else(Transaction::new, Catalog::end_upload);
     for _ in 0..ATTEMPTS_MAX {
         let linked = match catalog.check_link(digest).await? {
             LinkCheck::Condemned => {
@@ -261,15 +279,24 @@ async fn link(
                 continue;
             }
             LinkCheck::Present { modified, .. } => {
-                catalog.link_blob(repository, digest, modified, extra()?).await?
+                catalog.link_blob(&repository.id, digest, modified, extra()).await?
             }
             LinkCheck::Absent => {
                 registry.blobs.publish(staged, digest).await?;
-                catalog.link_new_blob(repository, digest, staged.size, extra()?).await?
+                catalog.link_new_blob(&repository.id, digest, staged.size, extra()).await?
             }
         };
         if linked {
             return Ok(());
+        }
+        // Mostly another push of the same blob was faster. What cannot be healed by another try is told.
+        if let Some(session) = session
+            && catalog.get_upload(&session.value.id).await?.is_none()
+        {
+            return Err(OciError::upload_unknown(session.value.id.as_str()));
+        }
+        if catalog.get(&dtr_catalog::keys::repository(&repository.id)).await?.is_none() {
+            return Err(OciError::name_unknown(&repository.name));
         }
     }
     Err(dtr_catalog::CatalogError::Condemned(*digest).into())
@@ -299,7 +326,8 @@ fn content_range(headers: &HeaderMap) -> Result<Option<(u64, u64)>, OciError> {
     let text = text.split_once('/').map_or(text, |(range, _)| range);
     let (first, last) = text.split_once('-').ok_or_else(wrong)?;
     let (first, last) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
-    if first > last { Err(wrong()) } else { Ok(Some((first, last))) }
+    // The largest number has no successor, which is where the next chunk would begin.
+    if first > last || last == u64::MAX { Err(wrong()) } else { Ok(Some((first, last))) }
 }
 
 /// Checks a chunk's place and length against the session.
@@ -336,39 +364,57 @@ fn hasher_of(record: &UploadRecord) -> Result<Hasher, OciError> {
     })
 }
 
-/// Appends a body to a session and records how far it came, also when the body broke off.
-async fn take_chunk(
+/// Where the session is after a chunk that says so.
+fn chunk_end(headers: &HeaderMap) -> Result<Option<u64>, OciError> {
+    Ok(content_range(headers)?.map(|(_, last)| last + 1))
+}
+
+/// Appends a body to a session. What has come of a body that broke off is recorded. One that does not fit its
+/// `Content-Range` is not: the next append drops its bytes.
+async fn append(
     registry: &Registry,
     found: &Versioned<UploadRecord>,
     hasher: Hasher,
     body: ByteStream,
-) -> Result<(Versioned<UploadRecord>, Hasher), OciError> {
+    end: Option<u64>,
+) -> Result<Appended, OciError> {
     let record = &found.value;
-    let (appended, failed) = match append(registry, &record.id, record.offset, hasher, body).await {
-        Ok(appended) => (appended, None),
-        Err(AppendFailed { kept: Some(kept), error }) => (kept, Some(error)),
-        Err(AppendFailed { kept: None, error }) => return Err(error),
-    };
+    match registry.blobs.upload_append(&record.id, record.offset, hasher, body).await {
+        Ok(appended) if end.is_some_and(|end| end != appended.size) => {
+            Err(OciError::size_invalid(format!(
+                "the chunk has {} bytes, which does not fit its Content-Range",
+                appended.size - record.offset
+            )))
+        }
+        Ok(appended) => Ok(appended),
+        Err(failed) => {
+            if let Some(kept) = &failed.kept {
+                record_progress(registry, found, kept).await?;
+            }
+            Err(failed.error.into())
+        }
+    }
+}
+
+async fn record_progress(
+    registry: &Registry,
+    found: &Versioned<UploadRecord>,
+    appended: &Appended,
+) -> Result<(), OciError> {
     let new = UploadRecord {
         offset: appended.size,
         hash: appended.hasher.save(),
         updated_at: registry.catalog.now(),
-        ..record.clone()
+        ..found.value.clone()
     };
-    let recorded = registry.catalog.update_upload(found, &new).await?;
-    if let Some(error) = failed {
-        return Err(error);
+    if registry.catalog.update_upload(found, &new).await? {
+        return Ok(());
     }
-    if !recorded {
-        return Err(OciError::new(
-            StatusCode::RANGE_NOT_SATISFIABLE,
-            "BLOB_UPLOAD_INVALID",
-            "another request wrote to this upload at the same time; ask for its status and go on",
-        ));
+    // Given up meanwhile, or another replica wrote to it.
+    match registry.catalog.get_upload(&new.id).await? {
+        None => Err(OciError::upload_unknown(new.id.as_str())),
+        Some(_) => Err(dtr_blobs::BlobError::UploadBusy(new.id).into()),
     }
-    let read = registry.catalog.get_upload(&record.id).await?;
-    let read = read.ok_or_else(|| OciError::upload_unknown(record.id.as_str()))?;
-    Ok((read, appended.hasher))
 }
 
 /// `PATCH` of a session: a chunk, or a whole stream.
@@ -380,11 +426,20 @@ pub(crate) async fn patch(
 ) -> Result<Response, OciError> {
     let repository = asked.repository(&name, Operation::Push).await?;
     asked.registry.writable().await?;
+    session(asked, &repository, &id).await?;
+    let writing = asked.registry.writers.begin(&id)?;
     let found = session(asked, &repository, &id).await?;
     check_chunk(request.headers(), &name, &found.value)?;
+    let end = chunk_end(request.headers())?;
     let hasher = hasher_of(&found.value)?;
-    let (now, _) = take_chunk(asked.registry, &found, hasher, body_of(request)).await?;
-    Ok(progress(StatusCode::ACCEPTED, &name, &id, now.value.offset))
+    let (registry, body) = (asked.registry.clone(), body_of(request));
+    let size = to_the_end(async move {
+        let _writing = writing;
+        let appended = append(&registry, &found, hasher, body, end).await?;
+        record_progress(&registry, &found, &appended).await?;
+        Ok(appended.size)
+    });
+    Ok(progress(StatusCode::ACCEPTED, &name, &id, size.await?))
 }
 
 /// `PUT` of a session: its end, perhaps with the last or the only chunk.
@@ -397,9 +452,11 @@ pub(crate) async fn put(
     let repository = asked.repository(&name, Operation::Push).await?;
     asked.registry.writable().await?;
     let digest = digest_of(&Query::of(&request))?;
+    session(asked, &repository, &id).await?;
+    let writing = asked.registry.writers.begin(&id)?;
     let found = session(asked, &repository, &id).await?;
     check_chunk(request.headers(), &name, &found.value)?;
-    let registry = asked.registry;
+    let end = chunk_end(request.headers())?;
     let mut hasher = hasher_of(&found.value)?;
     if hasher.algorithm() != digest.algorithm() {
         if found.value.offset > 0 {
@@ -411,40 +468,39 @@ pub(crate) async fn put(
         }
         hasher = Hasher::new(digest.algorithm());
     }
-    let (found, hasher, size) = if has_body(request.headers()) {
-        // The only chunk needs no record of its own: the session ends with it.
-        let appended = append(registry, &id, found.value.offset, hasher, body_of(request)).await;
-        match appended {
-            Ok(appended) => (found, appended.hasher, appended.size),
-            Err(failed) => {
-                if let Some(kept) = failed.kept {
-                    let new = UploadRecord {
-                        offset: kept.size,
-                        hash: kept.hasher.save(),
-                        updated_at: registry.catalog.now(),
-                        ..found.value.clone()
-                    };
-                    registry.catalog.update_upload(&found, &new).await?;
-                }
-                return Err(failed.error);
-            }
-        }
-    } else {
-        let size = found.value.offset;
-        (found, hasher, size)
-    };
-    if let Err(error) = check_digest(hasher.finish(), digest) {
-        registry.catalog.delete_upload(&id).await?;
-        registry.blobs.upload_abort(&id).await?;
+    let registry = asked.registry.clone();
+    let body = has_body(request.headers()).then(|| body_of(request));
+    to_the_end(async move {
+        let _writing = writing;
+        // The last chunk needs no record of its own: the session ends with it.
+        let whole = match body {
+            Some(body) => append(&registry, &found, hasher, body, end).await?,
+            None => Appended { size: found.value.offset, hasher },
+        };
+        finish(&registry, &repository, &found, whole, digest).await
+    })
+    .await
+}
+
+/// The end of a session, with all its bytes.
+async fn finish(
+    registry: &Registry,
+    repository: &Repository,
+    found: &Versioned<UploadRecord>,
+    whole: Appended,
+    digest: Digest,
+) -> Result<Response, OciError> {
+    let id = &found.value.id;
+    if let Err(error) = check_digest(whole.hasher.finish(), digest) {
+        registry.catalog.delete_upload(id).await?;
+        leave(registry, id).await;
         return Err(error);
     }
-    let staged = registry.blobs.upload_finish(&id, size).await?;
-    link(registry, &repository.id, &digest, &staged, || Ok(Catalog::end_upload(&found))).await?;
-    // From here on the blob is stored whatever happens; what is left of the upload is purged later if this fails.
-    if let Err(error) = registry.blobs.upload_abort(&id).await {
-        tracing::warn!(%error, "what is left of an upload was not removed yet");
-    }
-    Ok(created(&name, &digest))
+    let staged = registry.blobs.upload_finish(id, whole.size).await?;
+    link(registry, repository, &digest, &staged, Some(found)).await?;
+    // From here on the blob is stored whatever happens.
+    leave(registry, id).await;
+    Ok(created(&repository.name, &digest))
 }
 
 /// `GET` of a session: how far it has come.
@@ -467,7 +523,7 @@ pub(crate) async fn cancel(
     let repository = asked.repository(&name, Operation::Push).await?;
     session(asked, &repository, &id).await?;
     asked.registry.catalog.delete_upload(&id).await?;
-    asked.registry.blobs.upload_abort(&id).await?;
+    leave(asked.registry, &id).await;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
