@@ -17,6 +17,9 @@ fn tags() -> u32 {
     std::env::var("DTR_SPEED_TAGS").ok().and_then(|text| text.parse().ok()).unwrap_or(500)
 }
 
+/// Blobs, each of which many manifests share.
+const LAYERS: u32 = 20;
+
 /// Most memory that this process ever had, in MiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -30,11 +33,18 @@ async fn fill(world: &World, tags: u32) {
     let mut loader = Loader::new(&world.catalog);
     let now = world.clock.now();
     let mut named = Vec::new();
-    for number in 0..tags.div_ceil(10) {
+    for number in 0..LAYERS {
         let layer = format!("layer {number}");
+        let digest = Digest::of(layer.as_bytes());
+        let size = layer.len() as u64;
+        world.blobs.put(&digest, None, dtr_blobs::body(layer)).await.unwrap();
+        loader.put(&BlobRecord { digest, size, stored_at: now }, None).await.unwrap();
+    }
+    for number in 0..tags.div_ceil(10).max(LAYERS) {
+        let layer = format!("layer {}", number % LAYERS);
         let blob = Digest::of(layer.as_bytes());
         let body = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{blob}","size":{}}},"layers":[]}}"#,
+            r#"{{"schemaVersion":2,"annotations":{{"number":"{number}"}},"mediaType":"{}","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{blob}","size":{}}},"layers":[]}}"#,
             media_types::OCI_MANIFEST,
             layer.len()
         );
@@ -55,8 +65,6 @@ async fn fill(world: &World, tags: u32) {
             author: "alice".to_owned(),
             pushed_at: now,
         };
-        let stored = BlobRecord { digest: blob, size: layer.len() as u64, stored_at: now };
-        loader.put(&stored, None).await.unwrap();
         loader.put_manifest(&record, &manifest, body.as_bytes(), &[blob], &[]).await.unwrap();
         named.push((record.digest, record.media_type));
     }
@@ -111,7 +119,7 @@ async fn many_tags_over_a_file() {
         identity: None,
         identity_target: None,
     };
-    let options = RestoreOptions { accept_empty_storage: true, ..RestoreOptions::new(VERSION) };
+    let options = RestoreOptions::new(VERSION);
     let file = std::fs::File::open(&path).unwrap();
     let target = Arc::new(target);
     let back = dtr_recovery::restore(file, Default::default(), &target, options).await.unwrap();
