@@ -83,6 +83,12 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         if let Some(error) = cause.downcast_ref::<dtr_recovery::RecoveryError>() {
             return error.exit().code();
         }
+        if let Some(error) = cause.downcast_ref::<dtr_replica::RestoreError>() {
+            return error.exit().code();
+        }
+        if let Some(dtr_replica::OfflineError::Recovery(error)) = cause.downcast_ref() {
+            return error.exit().code();
+        }
     }
     dtr_recovery::Exit::Failed.code()
 }

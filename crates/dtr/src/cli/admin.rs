@@ -105,7 +105,7 @@ pub enum UserCommand {
     Create {
         name: AccountName,
         /// The password; asked for on a terminal when left out
-        #[arg(long, env = "DTR_USER_PASSWORD", hide_env_values = true)]
+        #[arg(long, env = "DTR_USER_PASSWORD", hide_env_values = true, allow_hyphen_values = true)]
         password: Option<Secret>,
         /// What the user is called in full
         #[arg(long, default_value = "")]
@@ -129,7 +129,7 @@ pub enum UserCommand {
         #[arg(long)]
         is_active: Option<bool>,
         /// A new password
-        #[arg(long, env = "DTR_USER_PASSWORD", hide_env_values = true)]
+        #[arg(long, env = "DTR_USER_PASSWORD", hide_env_values = true, allow_hyphen_values = true)]
         password: Option<Secret>,
         #[command(flatten)]
         admin: AdminArgs,

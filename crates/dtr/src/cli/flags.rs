@@ -23,7 +23,13 @@ pub struct UcpArgs {
     #[arg(long, env = "UCP_USERNAME", value_name = "NAME")]
     pub ucp_username: Option<String>,
     /// Its password; asked for on a terminal when left out
-    #[arg(long, env = "UCP_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    #[arg(
+        long,
+        env = "UCP_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD",
+        allow_hyphen_values = true
+    )]
     pub ucp_password: Option<Secret>,
     /// PEM text of the authority behind the UCP's certificate, such as "$(cat ca.pem)"
     #[arg(

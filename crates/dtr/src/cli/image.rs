@@ -16,6 +16,7 @@ pub struct RegistryArgs {
         long,
         env = "DTR_PASSWORD",
         hide_env_values = true,
+        allow_hyphen_values = true,
         value_name = "PASSWORD",
         requires = "username"
     )]
@@ -88,6 +89,7 @@ pub enum ImageCommand {
             long,
             env = "DTR_SOURCE_PASSWORD",
             hide_env_values = true,
+            allow_hyphen_values = true,
             value_name = "PASSWORD",
             requires = "source_username"
         )]

@@ -99,7 +99,7 @@ pub struct InstallArgs {
     #[arg(long, env = "DTR_ADMIN_USERNAME", default_value = "admin")]
     pub admin_username: String,
     /// The administrator's password [default: random, printed once]
-    #[arg(long, env = "DTR_ADMIN_PASSWORD", hide_env_values = true)]
+    #[arg(long, env = "DTR_ADMIN_PASSWORD", hide_env_values = true, allow_hyphen_values = true)]
     pub admin_password: Option<dtr_types::Secret>,
     #[command(flatten)]
     pub network: NetworkArgs,

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use dtr_client::{
     Api, Authorization, ClientError, Identity, RetryPolicy, Service, Session, TlsOptions,
 };
+use dtr_service::local::SOCKET;
 use dtr_types::{ReplicaId, Secret};
 use serde_json::Value;
 
@@ -28,8 +29,6 @@ pub const RETRY: RetryPolicy = RetryPolicy {
     longest_wait: Duration::from_secs(5),
 };
 
-/// The socket in a data directory.
-const SOCKET: &str = "local.sock";
 /// Longest path of a socket that the system takes, less the zero at its end.
 const SOCKET_PATH_MAX: usize = 107;
 

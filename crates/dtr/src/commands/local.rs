@@ -1,55 +1,74 @@
-//! Commands that work on a replica of this machine: the flags become the options of `dtr_replica`.
+//! Commands that work on a replica of this machine: the flags become the options of [`dtr_replica`], what comes of it is
+//! said.
 
 use std::{
     io::{self, IsTerminal as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
+use dtr_client::Identity;
+use dtr_recovery::Exit;
 use dtr_replica::{
     DataDir, IdentityOptions, ReplicaConfig, ReplicaOptions, RestoreRequest, UcpLogin,
     UserCertificate,
 };
-use dtr_transport::LogFormat;
-use dtr_types::{Random as _, Secret, SystemRandom};
+use dtr_transport::{LogFormat, init_logging, shutdown_on_signals};
+use dtr_types::{AccountName, Random as _, ReplicaId, Secret, SystemRandom};
+use serde_json::json;
 
-use super::backup::keys;
+use super::{
+    backup::{Watched, keys},
+    connect::RETRY,
+};
 use crate::{
     cli::{
-        DestroyArgs, InstallArgs, LogArgs, NetworkArgs, RestoreArgs, ServeArgs, StorageArgs,
-        TlsArgs, UcpArgs, UpgradeArgs,
+        DataDirArgs, DestroyArgs, InstallArgs, LogArgs, NetworkArgs, RestoreArgs, ServeArgs,
+        StorageArgs, TlsArgs, UcpArgs, UpgradeArgs,
     },
     failure::{Failure, Result, Said},
     terminal,
 };
 
-/// This machine's name.
+/// The data directory, by its whole path: a replica in the background is not where the person is.
+fn data_dir(args: &DataDirArgs) -> Result<DataDir> {
+    Ok(DataDir::new(whole(&args.data_dir)?))
+}
+
+fn whole(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot use the folder {}", path.display()))
+}
+
+/// The name of this machine.
 fn node() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    if name.is_empty() { "localhost".to_owned() } else { name }
+    match name.trim() {
+        "" | "(none)" => "localhost".to_owned(),
+        name => name.to_owned(),
+    }
 }
 
+/// What was given and is not empty, as a variable of the environment may be.
 fn given(text: Option<String>) -> Option<String> {
-    text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
-}
-
-/// An absolute path: the replica runs with another working directory.
-fn absolute(path: &Path) -> Result<std::path::PathBuf> {
-    std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))
-}
-
-fn certificate(args: TlsArgs) -> Option<UserCertificate> {
-    let (certificate, key) = (given(args.dtr_cert)?, args.dtr_key?);
-    Some(UserCertificate { certificate, key, ca: given(args.dtr_ca) })
+    text.filter(|text| !text.trim().is_empty())
 }
 
 fn options(
-    id: Option<dtr_types::ReplicaId>,
+    id: Option<ReplicaId>,
     network: NetworkArgs,
     tls: TlsArgs,
-    storage: &StorageArgs,
-    log: &LogArgs,
+    storage: StorageArgs,
+    log: LogArgs,
 ) -> Result<ReplicaOptions> {
+    let log_format = log.log_format.unwrap_or_else(|| "text".to_owned());
+    let known: Result<LogFormat, _> = log_format.parse();
+    known.map_err(|error| Failure::usage(error.to_string()))?;
+    let certificate = match (given(tls.dtr_cert), tls.dtr_key) {
+        (Some(certificate), Some(key)) => {
+            Some(UserCertificate { certificate, key, ca: given(tls.dtr_ca) })
+        }
+        _ => None,
+    };
     Ok(ReplicaOptions {
         id,
         https_port: network.replica_https_port.unwrap_or(443),
@@ -59,127 +78,138 @@ fn options(
         trusted_proxies: network.trusted_proxies,
         external_url: given(network.dtr_external_url),
         node: node(),
-        certificate: certificate(tls),
-        storage_volume: storage.dtr_storage_volume.as_deref().map(absolute).transpose()?,
-        log_level: log.log_level.clone().unwrap_or_else(|| "info".to_owned()).to_lowercase(),
-        log_format: log.log_format.clone().unwrap_or_else(|| "text".to_owned()),
+        certificate,
+        storage_volume: storage.dtr_storage_volume.as_deref().map(whole).transpose()?,
+        log_level: log.log_level.unwrap_or_else(|| "info".to_owned()).to_lowercase(),
+        log_format,
     })
 }
 
-/// Who acts at the UCP, if one was named.
+/// The UCP, where one was named, with everything that was left out asked for.
 fn ucp(args: &UcpArgs) -> Result<Option<UcpLogin>> {
-    if args.ucp_url.as_deref().is_none_or(|url| url.trim().is_empty()) {
+    if args.ucp_url.as_ref().is_none_or(|url| url.trim().is_empty()) {
         return Ok(None);
     }
     let login = args.complete()?;
     Ok(Some(UcpLogin {
         url: login.url,
-        ca: args.ucp_ca.clone().unwrap_or_default(),
-        insecure_tls: args.ucp_insecure_tls,
+        ca: login.tls.ca_pem.unwrap_or_default(),
+        insecure_tls: login.tls.insecure,
         username: login.username,
         password: login.password,
     }))
 }
 
-/// Starts an installed replica unless told not to; says how.
+/// Starts what is installed, or says how.
 async fn start(dir: &DataDir, no_start: bool) -> Result<()> {
     if no_start {
-        terminal::say(&format!(
-            "not started; run it with \"dtr serve --data-dir {}\"",
+        return terminal::print(&format!(
+            "run it with: dtr serve --data-dir {}",
             dir.root().display()
         ));
-        return Ok(());
     }
-    let program = std::env::current_exe().context("cannot find the path of this program")?;
-    let how = terminal::waiting("starting", dtr_replica::start(dir, program)).await?;
-    terminal::say(&how);
-    Ok(())
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let how = terminal::waiting("starting", dtr_replica::start(dir, program)).await;
+    let how = how.with_context(|| {
+        format!(
+            "it is in {} and complete, but does not run; start it with \"dtr serve\"",
+            dir.root().display()
+        )
+    })?;
+    terminal::print(&how)
 }
 
 /// `dtr install`
 pub async fn install(args: InstallArgs) -> Result<()> {
-    let dir = DataDir::new(absolute(&args.dir.data_dir)?);
-    let ucp = ucp(&args.ucp)?;
-    let mut generated = None;
-    let identity = match ucp {
-        Some(ucp) => IdentityOptions::Ucp(ucp),
+    let dir = data_dir(&args.dir)?;
+    let options = options(args.replica_id, args.network, args.tls, args.storage, args.log)?;
+    let mut made = None;
+    let identity = match ucp(&args.ucp)? {
+        Some(login) => IdentityOptions::Ucp(login),
         None => {
-            let admin = args
+            let admin: AccountName = args
                 .admin_username
                 .parse()
-                .map_err(|error: dtr_types::NameError| Failure::usage(error.to_string()))?;
-            let password = match args.admin_password {
-                Some(password) if !password.is_empty() => password,
-                _ => {
-                    let password = Secret::new(SystemRandom.hex(12));
-                    generated = Some(password.clone());
-                    password
-                }
-            };
+                .map_err(|error| Failure::usage(format!("--admin-username: {error}")))?;
+            let password = args.admin_password.filter(|given| !given.is_empty());
+            let password = password.unwrap_or_else(|| {
+                let password = Secret::new(SystemRandom.hex(12));
+                made = Some(password.clone());
+                password
+            });
             IdentityOptions::BuiltIn { admin, password }
         }
     };
-    let options = options(args.replica_id, args.network, args.tls, &args.storage, &args.log)?;
-    let installing = dtr_replica::install(&dir, &options, &identity);
-    let installed = terminal::waiting("installing", installing).await.context("cannot install")?;
+    let installed =
+        dtr_replica::install(&dir, &options, &identity).await.context("cannot install")?;
     for warning in &installed.warnings {
-        terminal::say(&format!("note: {warning}"));
+        terminal::say(&format!("warning: {warning}"));
     }
-    start(&dir, args.no_start).await?;
-    let mut told = format!("replica {}\naddress {}\n", installed.id, installed.url);
-    if let Some(password) = generated {
-        told.push_str(&format!(
-            "administrator {}\npassword {}\n",
-            args.admin_username,
-            password.expose()
-        ));
-        terminal::say("the password is shown this one time: keep it");
+    let mut text = format!(
+        "DTR is installed in {}\n  address        {}\n  replica        {}\n",
+        dir.root().display(),
+        installed.url,
+        installed.id
+    );
+    match &identity {
+        IdentityOptions::BuiltIn { admin, .. } => {
+            text.push_str(&format!("  administrator  {admin}\n"));
+        }
+        IdentityOptions::Ucp(login) => text.push_str(&format!("  accounts       {}\n", login.url)),
     }
-    terminal::print(&told)
+    if let Some(password) = &made {
+        text.push_str(&format!("  password       {}   (shown this once)\n", password.expose()));
+    }
+    terminal::print(&text)?;
+    start(&dir, args.no_start).await
 }
 
-/// `dtr serve`
+/// `dtr serve`: until a signal.
 pub async fn serve(args: ServeArgs, debug: bool) -> Result<()> {
     if args.detached {
-        dtr_service_session();
+        dtr_service::begin_session();
     }
-    let dir = DataDir::new(absolute(&args.dir.data_dir)?);
-    let config = ReplicaConfig::load(&dir).context("cannot serve")?;
-    let level = match (debug, args.log.log_level) {
-        (true, _) => "debug".to_owned(),
-        (false, Some(level)) => level.to_lowercase(),
-        (false, None) => config.log_level.clone(),
+    let dir = data_dir(&args.dir)?;
+    let config = ReplicaConfig::load(&dir)?;
+    let level = match args.log.log_level {
+        _ if debug => "debug".to_owned(),
+        Some(level) => level.to_lowercase(),
+        None => config.log_level.clone(),
     };
     let format = args.log.log_format.unwrap_or_else(|| config.log_format.clone());
-    let format: LogFormat = format.parse()?;
-    dtr_transport::init_logging(format, &level)?;
-    let shutdown = dtr_transport::shutdown_on_signals().context("cannot handle signals")?;
-    let serving = dtr_replica::bind(&dir, &config, &node()).await.context("cannot serve")?;
+    let format: LogFormat =
+        format.parse().map_err(|error| Failure::usage(format!("--log-format: {error}")))?;
+    init_logging(format, &level)?;
+    let shutdown = shutdown_on_signals().context("signals cannot be received")?;
+    let serving = dtr_replica::bind(&dir, &config, &node())
+        .await
+        .with_context(|| format!("cannot serve {}", dir.root().display()))?;
+    for (kind, address) in serving.addresses() {
+        tracing::info!(%address, kind, "listening");
+    }
     serving.run(shutdown).await;
     Ok(())
 }
 
-fn dtr_service_session() {
-    dtr_replica::begin_session();
-}
-
 /// `dtr restore`
 pub async fn restore(args: RestoreArgs) -> Result<()> {
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
+    if io::stdin().is_terminal() {
         return Err(Failure::usage(
-            "standard input is a terminal: redirect the archive into it, as in \"dtr restore ... < backup.tar\"",
+            "there is no archive: redirect one into standard input (dtr restore ... < backup.tar). In a container, run \
+             with -i and without -t",
         ));
     }
-    let dir = DataDir::new(absolute(&args.dir.data_dir)?);
+    let dir = data_dir(&args.dir)?;
+    let accept_empty_storage =
+        args.dtr_use_default_storage || args.storage.dtr_storage_volume.is_some();
+    let options = options(args.replica_id, args.network, args.tls, args.storage, args.log)?;
     let owner_map = match &args.map_owners {
+        None => Default::default(),
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
-            text.parse::<dtr_recovery::OwnerMap>()
-                .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?
+            text.parse().map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?
         }
-        None => dtr_recovery::OwnerMap::default(),
     };
     let request = RestoreRequest {
         ucp: ucp(&args.ucp)?,
@@ -189,86 +219,117 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
         with_identity: args.with_identity,
         owner_map,
         accept_unknown_owners: args.allow_unknown_owners,
-        // The storage was named, or the default was asked for by name: then one without blobs is what was meant.
-        accept_empty_storage: args.dtr_use_default_storage
-            || args.storage.dtr_storage_volume.is_some(),
+        // Who names the storage, or asks for the default by name, means it even without blobs.
+        accept_empty_storage,
         progress: None,
     };
-    let options = options(args.replica_id, args.network, args.tls, &args.storage, &args.log)?;
-    let restoring = dtr_replica::restore(&dir, &options, request, Box::new(stdin));
-    let restored = match terminal::waiting("restoring", restoring).await {
-        Ok(restored) => restored,
-        Err(error) => {
-            let exit = error.exit();
-            let text = format!("cannot restore: {error}");
-            return Err(Failure::ending(exit, text));
-        }
-    };
+    let input = Box::new(Watched::new(Box::new(io::stdin()), "restoring"));
+    let restored =
+        dtr_replica::restore(&dir, &options, request, input).await.context("cannot restore")?;
     for warning in &restored.warnings {
-        terminal::say(&format!("note: {warning}"));
+        terminal::say(&format!("warning: {warning}"));
     }
-    terminal::say(restored.report.to_string().trim_end());
+    terminal::print(&restored.report.to_string())?;
     if let Some(path) = &args.report {
         let mut text = serde_json::to_vec_pretty(&restored.report)?;
         text.push(b'\n');
-        std::fs::write(path, text)
-            .with_context(|| format!("restored, but cannot write {}", path.display()))?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let exit = restored.report.exit();
     if !args.dry_run {
+        terminal::print(&format!(
+            "\nDTR is restored in {}\n  address        {}\n  replica        {}",
+            dir.root().display(),
+            restored.url,
+            restored.id
+        ))?;
         start(&dir, args.no_start).await?;
-        terminal::print(&format!("replica {}\naddress {}\n", restored.id, restored.url))?;
     }
-    match restored.report.exit() {
-        dtr_recovery::Exit::Done => Ok(()),
+    match exit {
+        Exit::Done => Ok(()),
         exit => Err(anyhow::Error::new(Said(exit))),
     }
 }
 
 /// `dtr destroy`
 pub async fn destroy(args: DestroyArgs) -> Result<()> {
-    let dir = DataDir::new(absolute(&args.dir.data_dir)?);
-    let plan = dtr_replica::plan_destroy(&dir, args.keep_storage).context("cannot destroy")?;
-    let known = ReplicaConfig::load(&dir).ok();
-    if let (Some(wanted), Some(known)) = (&args.replica_id, &known)
-        && *wanted != known.id
-    {
-        return Err(Failure::ending(
-            dtr_recovery::Exit::Refused,
-            format!(
-                "{} holds replica {}, not {wanted}: nothing was changed",
-                dir.root().display(),
-                known.id
-            ),
-        ));
+    let dir = data_dir(&args.dir)?;
+    let plan = dtr_replica::plan_destroy(&dir, args.keep_storage)?;
+    // An installation or a restore that was cut off may have no configuration yet.
+    let config = ReplicaConfig::load(&dir).ok();
+    if let Some(wanted) = &args.replica_id {
+        let found = config.as_ref().map(|config| config.id.clone());
+        if found.as_ref() != Some(wanted) {
+            let found = found.map_or_else(|| "none".to_owned(), |id| id.to_string());
+            return Err(Failure::ending(
+                Exit::Refused,
+                format!(
+                    "{} holds replica {found}, not {wanted}; nothing was changed",
+                    dir.root().display()
+                ),
+            ));
+        }
     }
-    let mut question = format!("delete everything in {}", dir.root().display());
-    if let Some(storage) = &plan.storage {
-        question.push_str(&format!(" and all image content in {}", storage.display()));
+    if !args.yes {
+        terminal::say(&format!("everything in {} will be deleted", dir.root().display()));
+        if let Some(storage) = &plan.storage {
+            terminal::say(&format!("and the image content in {}", storage.display()));
+        }
+        if !terminal::confirm("go on?", "--yes")? {
+            return Err(Failure::ending(Exit::Refused, "nothing was changed"));
+        }
     }
-    if !args.yes && !terminal::confirm(&format!("{question}?"), "--yes")? {
-        return Err(Failure::ending(dtr_recovery::Exit::Refused, "nothing was changed"));
+    let login = ucp(&args.ucp)?;
+    if let (Some(_), Some(config)) = (&login, &config) {
+        forget(&args.ucp, &config.id).await?;
     }
-    let destroying = dtr_replica::destroy(&plan);
-    terminal::waiting("destroying", destroying).await.context("cannot destroy")?;
-    terminal::say(&format!("{} is gone", dir.root().display()));
-    Ok(())
+    terminal::waiting("stopping and deleting", dtr_replica::destroy(&plan)).await?;
+    terminal::print(&format!("destroyed the replica in {}", dir.root().display()))
 }
 
-/// `dtr upgrade`: migrations run when a store is opened; here somebody wants to know that they have.
+/// Takes the replica off the list of the identity service: its whole service if it was the only one.
+async fn forget(args: &UcpArgs, replica: &ReplicaId) -> Result<()> {
+    let login = args.complete()?;
+    let identity = Identity::new(&login.url, &login.tls, RETRY)?;
+    let session = identity.login_admin(&login.username, &login.password).await?;
+    let forgotten = async {
+        let services = identity.services(&session).await?;
+        let api = identity.api(&session);
+        for service in services {
+            let (gone, left): (Vec<_>, Vec<_>) =
+                service.replicas.into_iter().partition(|known| known.id == *replica);
+            let path = format!("/enzi/v0/services/{}", service.id);
+            if gone.is_empty() {
+                continue;
+            }
+            if left.is_empty() {
+                api.delete(&path).await?;
+            } else {
+                let _: Option<serde_json::Value> =
+                    api.patch(&path, &json!({"replicas": left})).await?;
+            }
+        }
+        Ok::<_, dtr_client::ClientError>(())
+    }
+    .await;
+    // It ends by itself.
+    let _ = identity.logout(&session).await;
+    forgotten.context("cannot take the replica off the list of the UCP; nothing was deleted")
+}
+
+/// `dtr upgrade`
 pub async fn upgrade(args: UpgradeArgs) -> Result<()> {
-    let dir = DataDir::new(absolute(&args.dir.data_dir)?);
+    let dir = data_dir(&args.dir)?;
     let config = ReplicaConfig::load(&dir)?;
     if let Some(pid) = dtr_replica::running(&dir) {
-        return Err(Failure::ending(
-            dtr_recovery::Exit::Refused,
-            format!(
-                "process {pid} serves this data with its own version; stop it, and start the new version: it upgrades by itself"
-            ),
+        return terminal::print(&format!(
+            "the replica runs (process {pid}): its data was brought to that program's format when it started; to upgrade, \
+             exchange the program and start it again"
         ));
     }
     let opened = dtr_replica::open(&dir, &config).await.context("cannot upgrade")?;
     terminal::print(&format!(
-        "data format {}, as this version ({}) writes it\n",
+        "the data has format {}, the newest of version {}",
         opened.cluster.data_format,
         env!("CARGO_PKG_VERSION")
     ))

@@ -7,6 +7,7 @@ mod content;
 mod gc;
 mod image;
 mod local;
+mod reconfigure;
 mod status;
 mod token;
 
@@ -31,7 +32,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Destroy(args) => local::destroy(args).await,
         Command::Restore(args) => local::restore(args).await,
         Command::Upgrade(args) => local::upgrade(args).await,
-        Command::Reconfigure(_) => Err(anyhow::anyhow!("this build has no replica in it")),
+        Command::Reconfigure(args) => reconfigure::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Gc(args) => gc::run(args).await,

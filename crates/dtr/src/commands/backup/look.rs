@@ -8,18 +8,18 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dtr_archive::{Product, PublicKey, ReadOptions};
+use dtr_archive::{Product, ReadOptions};
 use dtr_client::PageStyle;
 use dtr_recovery::{Exit, VerifyOptions};
 use dtr_types::{SystemClock, SystemRandom};
 use serde_json::Value;
 
-use super::keys;
+use super::{Watched, keys};
 use crate::{
     cli::{BackupCommand, DecryptionArgs, Output},
     commands::connect,
     failure::{Failure, Result, Said},
-    terminal::{self, Progress, Table, field},
+    terminal::{self, Table, field},
 };
 
 /// `dtr backup verify|inspect|list`
@@ -65,20 +65,7 @@ fn open(file: &Path, what: &'static str) -> Result<Watched> {
     } else {
         Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?)
     };
-    Ok(Watched { input, progress: Progress::new(what) })
-}
-
-struct Watched {
-    input: Box<dyn Read + Send>,
-    progress: Progress,
-}
-
-impl Read for Watched {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(buffer)?;
-        self.progress.add(read as u64);
-        Ok(read)
-    }
+    Ok(Watched::new(input, what))
 }
 
 fn read_options(decryption: &DecryptionArgs) -> Result<ReadOptions> {
@@ -150,9 +137,9 @@ async fn verify(
     }
 }
 
-/// A key is named by its id, or given itself.
+/// Whether a key is the one that a person named by its id, or the first half of it.
 fn same_key(wanted: &str, id: &str) -> bool {
-    wanted == id || wanted.parse::<PublicKey>().is_ok_and(|key| key.id() == id)
+    wanted.len() >= 32 && id.starts_with(&wanted.to_ascii_lowercase())
 }
 
 fn list_backups(output: Output, backups: &[Value]) -> Result<()> {

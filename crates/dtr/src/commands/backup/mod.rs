@@ -4,7 +4,10 @@ mod look;
 mod sink;
 mod take;
 
-use std::path::Path;
+use std::{
+    io::{self, Read},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use dtr_archive::{Encryption, Keys, Recipient, UnlockKey};
@@ -13,6 +16,7 @@ use dtr_types::Secret;
 use crate::{
     cli::{BackupArgs, DecryptionArgs, EncryptionArgs},
     failure::{Failure, Result},
+    terminal::Progress,
 };
 
 /// Largest file of keys or passphrases that is read.
@@ -72,6 +76,27 @@ pub fn keys(args: &DecryptionArgs) -> Result<Keys> {
     };
     let passphrase = args.passphrase_file.as_deref().map(passphrase).transpose()?;
     Ok(Keys { identities, passphrase })
+}
+
+/// An archive as a stream, with its progress shown.
+pub struct Watched {
+    input: Box<dyn Read + Send>,
+    progress: Progress,
+}
+
+impl Watched {
+    /// Shown as `what`.
+    pub fn new(input: Box<dyn Read + Send>, what: &'static str) -> Self {
+        Self { input, progress: Progress::new(what) }
+    }
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.progress.add(read as u64);
+        Ok(read)
+    }
 }
 
 #[cfg(test)]

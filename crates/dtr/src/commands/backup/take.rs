@@ -1,20 +1,20 @@
 //! Taking a backup: from a running replica as a stream, or, where it is not running, from its data directory itself.
 
-use std::io::Write as _;
+use std::{io::Write as _, path::Path};
 
 use anyhow::Context as _;
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use bytes::Bytes;
 use dtr_archive::Encryption;
 use dtr_client::Download;
-use dtr_recovery::{BackupReport, Exit};
+use dtr_recovery::{BackupOptions, BackupReport, Exit};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{encryption, sink::Sink};
 use crate::{
     cli::BackupTakeArgs,
-    commands::connect::{self, Connection},
+    commands::connect::{self, Connection, NotRunning},
     failure::{Failure, Result, Said},
     terminal::{self, Progress},
 };
@@ -41,6 +41,12 @@ pub async fn run(args: BackupTakeArgs) -> Result<()> {
             let report = interruptible(stream(&connection, &args, &encryption, sink)).await;
             connection.close().await;
             report?
+        }
+        Err(error) if error.is::<NotRunning>() => {
+            let Some(dir) = args.connect.data_dir.as_deref().filter(|dir| dir.is_dir()) else {
+                return Err(error);
+            };
+            interruptible(offline(dir, &args, &encryption, sink)).await?
         }
         Err(error) => return Err(error),
     };
@@ -141,6 +147,47 @@ async fn copy(download: &mut Download, mut sink: Sink) -> Result<(Sink, String)>
     match failed {
         Some(error) => Err(error.into()),
         None => written,
+    }
+}
+
+/// From the data directory of a replica that is not running.
+async fn offline(
+    dir: &Path,
+    args: &BackupTakeArgs,
+    encryption: &Encryption,
+    sink: Sink,
+) -> Result<Option<BackupReport>> {
+    terminal::say(&format!("no replica runs in {}: reading its store directly", dir.display()));
+    let mut options = BackupOptions::new(env!("CARGO_PKG_VERSION"));
+    options.with_images = args.with_images;
+    options.encrypted = encryption.is_on();
+    if args.with_identity {
+        return Err(Failure::usage(
+            "--with-identity asks the UCP, which only a running replica can; start it, or use \"ucp backup\"",
+        ));
+    }
+    let out = SinkWriter { sink, progress: Progress::new("backing up") };
+    let (out, report) = dtr_replica::backup_offline(&dtr_replica::DataDir::new(dir), options, out)
+        .await
+        .context(USELESS)?;
+    tokio::task::spawn_blocking(move || out.sink.finish()).await?.context(USELESS)?;
+    Ok(Some(report))
+}
+
+struct SinkWriter {
+    sink: Sink,
+    progress: Progress,
+}
+
+impl std::io::Write for SinkWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.sink.write(bytes)?;
+        self.progress.add(bytes.len() as u64);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

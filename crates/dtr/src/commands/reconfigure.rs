@@ -1,0 +1,159 @@
+//! `dtr reconfigure`: changes given settings and leaves the others. What all replicas share is changed through the
+//! interface and holds at once; what is one replica's own is in its data directory and holds from its next start.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use dtr_replica::{DataDir, ReplicaConfig, StorageConfig};
+use serde_json::{Value, json};
+
+use super::connect;
+use crate::{
+    cli::ReconfigureArgs,
+    failure::{Failure, Result},
+    terminal,
+};
+
+/// `dtr reconfigure`
+pub async fn run(args: ReconfigureArgs) -> Result<()> {
+    let own = own_changes(&args);
+    let shared = args.network.dtr_external_url.is_some() || args.tls.dtr_cert.is_some();
+    if !own && !shared {
+        return Err(Failure::usage(
+            "nothing to change: give a setting (see dtr reconfigure --help)",
+        ));
+    }
+    let dir = match (&args.connect.data_dir, own) {
+        (None, true) => {
+            return Err(Failure::usage(
+                "ports, addresses, storage and log are a replica's own: give its --data-dir, on its own machine",
+            ));
+        }
+        (dir, _) => dir.as_deref(),
+    };
+    // Judged before anything is changed.
+    let changed = match dir {
+        Some(dir) if own => Some(configured(dir, &args)?),
+        _ => None,
+    };
+    if shared {
+        change_shared(&args).await?;
+    }
+    if let (Some(config), Some(dir)) = (changed, dir) {
+        config.save(&DataDir::new(dir))?;
+        terminal::say(
+            "saved; it holds from the next start of the replica (systemctl restart dtr, or stop it and \"dtr serve\")",
+        );
+    }
+    Ok(())
+}
+
+fn own_changes(args: &ReconfigureArgs) -> bool {
+    let network = &args.network;
+    network.replica_https_port.is_some()
+        || network.replica_http_port.is_some()
+        || network.listen_address.is_some()
+        || network.plain_http.is_some()
+        || !network.trusted_proxies.is_empty()
+        || args.storage.dtr_storage_volume.is_some()
+        || args.log.log_level.is_some()
+        || args.log.log_format.is_some()
+}
+
+/// The replica's own configuration with the changes in it.
+fn configured(dir: &Path, args: &ReconfigureArgs) -> Result<ReplicaConfig> {
+    let mut config = ReplicaConfig::load(&DataDir::new(dir))?;
+    let network = &args.network;
+    if let Some(port) = network.replica_https_port {
+        config.address = with_port(&config.address, port);
+        config.https_port = port;
+    }
+    config.http_port = network.replica_http_port.unwrap_or(config.http_port);
+    config.listen_address = network.listen_address.unwrap_or(config.listen_address);
+    config.plain_http = network.plain_http.or(config.plain_http);
+    if !network.trusted_proxies.is_empty() {
+        for text in &network.trusted_proxies {
+            let network: Result<dtr_transport::Network, _> = text.parse();
+            network
+                .map_err(|error| Failure::usage(format!("--trusted-proxies {text}: {error}")))?;
+        }
+        config.trusted_proxies.clone_from(&network.trusted_proxies);
+    }
+    if let Some(folder) = &args.storage.dtr_storage_volume {
+        if !args.storage_migrated {
+            return Err(Failure::usage(
+                "another storage must already hold all blobs: copy the old one there (it may go on being used \
+                 meanwhile; copy again after stopping the replica), then give --storage-migrated",
+            ));
+        }
+        let folder = std::path::absolute(folder)
+            .with_context(|| format!("cannot use {}", folder.display()))?;
+        if !folder.is_dir() {
+            return Err(Failure::usage(format!("{} is not a folder", folder.display())));
+        }
+        config.storage = StorageConfig::Filesystem { root: Some(folder) };
+    }
+    if let Some(level) = &args.log.log_level {
+        config.log_level.clone_from(level);
+    }
+    if let Some(format) = &args.log.log_format {
+        let known: Result<dtr_transport::LogFormat, _> = format.parse();
+        known.map_err(|error| Failure::usage(error.to_string()))?;
+        config.log_format.clone_from(format);
+    }
+    Ok(config)
+}
+
+/// The same address at another port.
+fn with_port(address: &str, port: u16) -> String {
+    let Ok(mut url) = url::Url::parse(address) else { return address.to_owned() };
+    let port = (port != 443).then_some(port);
+    match url.set_port(port) {
+        Ok(()) => url.as_str().trim_end_matches('/').to_owned(),
+        Err(()) => address.to_owned(),
+    }
+}
+
+async fn change_shared(args: &ReconfigureArgs) -> Result<()> {
+    connect::with(&args.connect, async |c| {
+        if let Some(url) = &args.network.dtr_external_url {
+            let host = url.strip_prefix("https://").unwrap_or(url).trim_end_matches('/');
+            let _: Value = c
+                .api
+                .post("/api/v0/meta/settings", &json!({"dtrHost": host}))
+                .await
+                .context("cannot set the address that clients use")?;
+            terminal::say(&format!("clients are now told to use https://{host}"));
+        }
+        if let (Some(certificate), Some(key)) = (&args.tls.dtr_cert, &args.tls.dtr_key) {
+            let form = json!({
+                "webTLSCert": certificate,
+                "webTLSKey": key.expose(),
+                "webTLSCA": args.tls.dtr_ca.clone().unwrap_or_default(),
+            });
+            let answer: Value = c
+                .api
+                .put("/api/v0/meta/certificate", &form)
+                .await
+                .context("cannot exchange the certificate")?;
+            for warning in answer["warnings"].as_array().into_iter().flatten() {
+                terminal::say(&format!("warning: {}", warning.as_str().unwrap_or_default()));
+            }
+            terminal::say("the certificate is exchanged; replicas present it within seconds");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_keeps_its_host() {
+        assert_eq!(with_port("https://a.example:1", 2), "https://a.example:2");
+        assert_eq!(with_port("https://a.example:1", 443), "https://a.example");
+        assert_eq!(with_port("https://[::1]", 8443), "https://[::1]:8443");
+    }
+}
