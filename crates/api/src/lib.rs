@@ -1,7 +1,7 @@
 //! The `/api/v0` face: repositories, tags, access, tokens, events, settings, status, backup. One file a noun, one route
 //! table, and the OpenAPI document made from the same table, so that the two cannot differ.
 //!
-//! A handler reads like its stages: parse (typed extractors), authenticate ([`auth::Asking`]), authorize (a permit),
+//! A handler reads like its stages: parse (typed extractors), authenticate (`auth`), authorize (a permit),
 //! decide, commit (one transaction with its event), respond.
 
 mod accounts;

@@ -5,49 +5,49 @@
 //!
 //! | prefix | rest | holds | in a backup |
 //! |---|---|---|---|
-//! | `cluster` | | [`ClusterRecord`](crate::records::ClusterRecord): identity of the cluster, its data format | as header and `config/cluster` |
-//! | `settings` | | [`Settings`](crate::records::Settings) | `config/settings` |
-//! | `replica/` | replica id | [`ReplicaRecord`](crate::records::ReplicaRecord): address, heartbeat | no: a restore makes its own |
-//! | `backup/` | time, id | [`BackupRecord`](crate::records::BackupRecord): backups that were taken | `config/backups` |
-//! | `key/` | purpose, key id | [`KeyRecord`](crate::records::KeyRecord): signing keys | `certificates/` |
-//! | `cert/` | name | [`CertificateRecord`](crate::records::CertificateRecord): certificates and their keys | `certificates/` |
-//! | `r/` | repository id | [`Repository`](crate::records::Repository) | `metadata/repositories` |
+//! | `cluster` | | [`ClusterRecord`]: identity of the cluster, its data format | as header and `config/cluster` |
+//! | `settings` | | [`Settings`] | `config/settings` |
+//! | `replica/` | replica id | [`ReplicaRecord`]: address, heartbeat | no: a restore makes its own |
+//! | `backup/` | time, id | [`BackupRecord`]: backups that were taken | `config/backups` |
+//! | `key/` | purpose, key id | [`KeyRecord`]: signing keys | `certificates/` |
+//! | `cert/` | name | [`CertificateRecord`]: certificates and their keys | `certificates/` |
+//! | `r/` | repository id | [`Repository`] | `metadata/repositories` |
 //! | `rn/` | full name | repository id: names in order | derived |
-//! | `rc/` | repository id | [`Counters`](crate::records::Counters): pulls, pushes | `metadata/counters` |
-//! | `rd/` | repository id | [`DeletedRepository`](crate::records::DeletedRepository): content still to be unlinked | no |
-//! | `t/` | repository id, tag | [`TagRecord`](crate::records::TagRecord) | `metadata/tags` |
-//! | `m/` | repository id, digest | [`ManifestRecord`](crate::records::ManifestRecord) | `metadata/manifests` |
+//! | `rc/` | repository id | [`Counters`]: pulls, pushes | `metadata/counters` |
+//! | `rd/` | repository id | [`DeletedRepository`]: content still to be unlinked | no |
+//! | `t/` | repository id, tag | [`TagRecord`] | `metadata/tags` |
+//! | `m/` | repository id, digest | [`ManifestRecord`] | `metadata/manifests` |
 //! | `mb/` | repository id, digest, part | the manifest's bytes, compressed, in parts below the store's value limit | with its manifest |
 //! | `mt/` | repository id, digest, tag | tags of a manifest | derived |
-//! | `sub/` | repository id, subject digest, manifest digest | [`ReferrerRecord`](crate::records::ReferrerRecord) | derived |
-//! | `b/` | digest | [`BlobRecord`](crate::records::BlobRecord): a blob that is stored | `metadata/blobs`, if a manifest refers to it |
+//! | `sub/` | repository id, subject digest, manifest digest | [`ReferrerRecord`] | derived |
+//! | `b/` | digest | [`BlobRecord`]: a blob that is stored | `metadata/blobs`, if a manifest refers to it |
 //! | `l/` | repository id, digest | a blob that may be read through a repository | derived |
 //! | `bl/` | digest, repository id | the same, by blob | derived |
 //! | `ref/` | digest, repository id, manifest digest | a manifest refers to a blob | derived |
-//! | `gc/` | digest | [`Candidate`](crate::records::Candidate): perhaps garbage | derived |
-//! | `x/` | digest | [`CondemnedRecord`](crate::records::CondemnedRecord): being removed right now | no |
-//! | `md/` | repository id, digest | [`DeletedManifest`](crate::records::DeletedManifest): references still to be dropped | no |
-//! | `u/` | upload id | [`UploadRecord`](crate::records::UploadRecord) | no: an upload is not yet content |
-//! | `gr/` | repository id, team id | [`RepositoryGrant`](crate::records::RepositoryGrant) | `access/repository_grants` |
-//! | `gn/` | namespace account id, team id | [`NamespaceGrant`](crate::records::NamespaceGrant) | `access/namespace_grants` |
+//! | `gc/` | digest | [`Candidate`]: perhaps garbage | derived |
+//! | `x/` | digest | [`CondemnedRecord`]: being removed right now | no |
+//! | `md/` | repository id, digest | [`DeletedManifest`]: references still to be dropped | no |
+//! | `u/` | upload id | [`UploadRecord`] | no: an upload is not yet content |
+//! | `gr/` | repository id, team id | [`RepositoryGrant`] | `access/repository_grants` |
+//! | `gn/` | namespace account id, team id | [`NamespaceGrant`] | `access/namespace_grants` |
 //! | `gt/` | team id, repository id | repository grants by team | derived |
-//! | `at/` | token hash | [`AccessToken`](crate::records::AccessToken) | `access/tokens` (hashes) |
+//! | `at/` | token hash | [`AccessToken`] | `access/tokens` (hashes) |
 //! | `ata/` | account id, token hash | access tokens by account | derived |
-//! | `e/` | event id | [`Event`](crate::records::Event) | `metadata/events` |
+//! | `e/` | event id | [`Event`] | `metadata/events` |
 //! | `er/` | repository id, event id | events by repository | derived |
-//! | `ia/` | account id | [`Account`](crate::records::Account) | `identity/accounts` |
+//! | `ia/` | account id | [`Account`] | `identity/accounts` |
 //! | `in/` | account name | account id | derived |
-//! | `ip/` | account id | [`Credential`](crate::records::Credential): password hash | `identity/credentials` |
-//! | `im/` | organization id, account id | [`Membership`](crate::records::Membership) | `identity/memberships` |
+//! | `ip/` | account id | [`Credential`]: password hash | `identity/credentials` |
+//! | `im/` | organization id, account id | [`Membership`] | `identity/memberships` |
 //! | `imo/` | account id, organization id | memberships by member | derived |
-//! | `it/` | organization id, team id | [`Team`](crate::records::Team) | `identity/teams` |
+//! | `it/` | organization id, team id | [`Team`] | `identity/teams` |
 //! | `itn/` | organization id, team name | team id | derived |
-//! | `itm/` | team id, account id | [`TeamMembership`](crate::records::TeamMembership) | `identity/team_members` |
+//! | `itm/` | team id, account id | [`TeamMembership`] | `identity/team_members` |
 //! | `ita/` | account id, team id | teams by member | derived |
-//! | `is/` | session hash | [`Session`](crate::records::Session) | no: people log in again |
+//! | `is/` | session hash | [`Session`] | no: people log in again |
 //! | `isa/` | account id, session hash | sessions by account | no |
-//! | `iv/` | service id | [`Service`](crate::records::Service): registered DTRs | `identity/services` |
-//! | `restore` | | [`RestoreRecord`](crate::records::RestoreRecord): a restore that has not finished | no |
+//! | `iv/` | service id | [`Service`]: registered DTRs | `identity/services` |
+//! | `restore` | | [`RestoreRecord`]: a restore that has not finished | no |
 //! | `!hold/` | hold id | a hold ([`dtr_store::hold`]) | no |
 
 use std::{fmt, marker::PhantomData};
@@ -214,7 +214,7 @@ pub fn restore() -> Key<RestoreRecord> {
 pub fn replica(id: &ReplicaId) -> Key<ReplicaRecord> {
     key(&[id.as_str()])
 }
-/// A backup that was taken: `id` is [`event_id`]'s form.
+/// A backup that was taken: `id` is that of an event.
 pub fn backup(id: &str) -> Key<BackupRecord> {
     key(&[id])
 }
