@@ -32,7 +32,7 @@ async fn list(api: &Api, path: &str, name: &str) -> Result<Vec<Value>> {
 /// person needs to know why.
 fn kept_elsewhere(error: ClientError) -> anyhow::Error {
     let hint =
-        matches!(&error, ClientError::NotFound { message, .. } if message.contains("/enzi/"));
+        matches!(&error, ClientError::NotFound { message, .. } if message.contains("endpoint"));
     let error = anyhow::Error::new(error);
     if hint {
         error.context("accounts are kept by the UCP: give its address with --ucp-url")

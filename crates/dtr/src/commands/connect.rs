@@ -283,6 +283,16 @@ async fn reach(
 }
 
 impl Connection {
+    /// Refuses what needs somebody who is logged in; through the socket nobody is.
+    pub fn needs_login(&self, what: &str) -> Result<()> {
+        match &self.session {
+            Some(_) => Ok(()),
+            None => Err(Failure::usage(format!(
+                "{what} belong to an account, and through --data-dir nobody is logged in: use --ucp-url"
+            ))),
+        }
+    }
+
     /// Ends the session.
     pub async fn close(self) {
         if let Some((identity, session)) = &self.session

@@ -47,6 +47,7 @@ pub async fn token(command: TokenCommand) -> Result<()> {
     match command {
         TokenCommand::List { user, admin } => {
             connect::with(&admin.connect, async |c| {
+                c.needs_login("access tokens")?;
                 let tokens: Vec<Value> =
                     c.api.get(&path(user.as_ref())).await.context("cannot list access tokens")?;
                 show(admin.output, &tokens)
@@ -62,6 +63,7 @@ pub async fn token(command: TokenCommand) -> Result<()> {
                 new["repositories"] = repository.into();
             }
             connect::with(&admin.connect, async |c| {
+                c.needs_login("access tokens")?;
                 let made: Value = c
                     .api
                     .post(&path(user.as_ref()), &new)
@@ -89,6 +91,7 @@ pub async fn token(command: TokenCommand) -> Result<()> {
                 return Err(Failure::usage("nothing to change: give --label or --active"));
             }
             connect::with(&admin.connect, async |c| {
+                c.needs_login("access tokens")?;
                 let id = whole(&c.api, &id).await?;
                 let changed: Value =
                     c.api.patch(&format!("/api/v0/api_tokens/{id}"), &change).await?;
@@ -101,6 +104,7 @@ pub async fn token(command: TokenCommand) -> Result<()> {
         }
         TokenCommand::Delete { id, admin } => {
             connect::with(&admin.connect, async |c| {
+                c.needs_login("access tokens")?;
                 let id = whole(&c.api, &id).await?;
                 if !c.api.delete(&format!("/api/v0/api_tokens/{id}")).await? {
                     anyhow::bail!("there is no access token {id}, or you may not see it");
