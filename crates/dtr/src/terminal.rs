@@ -138,9 +138,14 @@ pub fn ask_new_password(what: &str, instead: &str) -> Result<Secret> {
     Ok(first)
 }
 
-/// Asks for a yes.
-pub fn confirm(question: &str, instead: &str) -> Result<bool> {
-    let answer = ask(&format!("{question} [yes/no]"), instead)?;
+/// Asks for a yes. `flag` answers it where there is no terminal.
+pub fn confirm(question: &str, flag: &str) -> Result<bool> {
+    if !can_ask() {
+        return Err(Failure::usage(format!(
+            "there is no terminal to ask \"{question}\" on: answer it with {flag}"
+        )));
+    }
+    let answer = ask(&format!("{question} [yes/no]"), flag)?;
     Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 

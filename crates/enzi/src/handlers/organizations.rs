@@ -140,8 +140,8 @@ pub(super) async fn put_team_member(context: Context, must_exist: bool) -> Answe
         // Whoever manages a team adds people of the organization; bringing new ones in is for its owners.
         identity.membership(&org.id, &member.id).await?.is_none()
     };
-    let is_owner =
-        context.caller.principal().is_some_and(|p| p.account.is_admin || p.owns(&org.id));
+    let is_owner = context.caller.is_admin()
+        || context.caller.principal().is_some_and(|principal| principal.owns(&org.id));
     if of_owners && !is_owner {
         return Err(ApiError::not_authorized());
     }
