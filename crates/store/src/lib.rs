@@ -1,7 +1,7 @@
 //! The ordered, versioned key-value engine under everything: its trait, and the contract suite that every engine passes.
 //!
 //! The model is etcd's, because etcd is the engine when there are several replicas: byte keys in byte order, one global
-//! [`Revision`](dtr_types::Revision), reads at the latest or an earlier revision, transactions of conditions and writes,
+//! [`Revision`], reads at the latest or an earlier revision, transactions of conditions and writes,
 //! watches, leases, compaction. Nothing here knows what a repository is.
 //!
 //! - [`Store`] is what an engine implements: few, primitive operations.
