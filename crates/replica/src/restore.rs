@@ -272,6 +272,9 @@ pub async fn restore(
             found: header.signer.key_id.clone(),
         });
     }
+    if crate::running(dir).is_some() {
+        return Err(InstallError::Occupied(dir.root().to_owned()).into());
+    }
     if dir.store_file().exists() {
         let known = open_catalog(dir).map_err(InstallError::from)?;
         if known.cluster().await.map_err(InstallError::from)?.is_some() {
