@@ -240,10 +240,16 @@ impl Contract {
         assert!(matches!(late, Err(BlobError::UploadNotFound(_))), "{late:?}");
         let again = self.storage.upload_finish(&staged.id, 1000).await.expect("may be repeated");
         assert_eq!(again, staged);
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let digest = self.storage.staged_digest(&staged, algorithm).await.expect("hashed");
+            assert_eq!(digest, Digest::with(algorithm, &content));
+        }
         let listed = self.storage.uploads(None, 10).await.expect("listed");
         assert_eq!(listed.len(), 1);
         assert!(listed[0].staged && listed[0].id == staged.id && listed[0].size == 1000);
         self.storage.upload_abort(&staged.id).await.expect("removed");
+        let gone = self.storage.staged_digest(&staged, Algorithm::Sha512).await;
+        assert!(matches!(gone, Err(BlobError::UploadNotFound(_))), "{gone:?}");
         assert!(self.storage.uploads(None, 10).await.expect("listed").is_empty());
     }
 

@@ -27,7 +27,7 @@ pub use model::{
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
-use dtr_types::{Digest, Hasher, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, UploadId};
 
 /// A place for content. All methods may be called at once from many tasks and, on shared storage, many replicas.
 ///
@@ -99,6 +99,16 @@ pub trait BlobStorage: Send + Sync + Debug {
     /// # Errors
     /// As [`Self::upload_append`].
     async fn upload_finish(&self, id: &UploadId, size: u64) -> Result<Staged, BlobError>;
+
+    /// The digest of a staged upload by an algorithm that did not run while it came. Reads all of it.
+    ///
+    /// # Errors
+    /// [`BlobError::UploadNotFound`] after [`Self::upload_abort`].
+    async fn staged_digest(
+        &self,
+        staged: &Staged,
+        algorithm: Algorithm,
+    ) -> Result<Digest, BlobError>;
 
     /// Makes a staged upload readable as `digest`, with the present time as its time of modification. When it returns, the
     /// blob is durable under its name. Replaces what is there under the name: these bytes were just checked. May be

@@ -100,6 +100,8 @@ pub(crate) struct Asked<'a> {
     pub registry: &'a Registry,
     pub caller: Caller,
     pub challenger: Challenger,
+    /// A repository that a blob is mounted from: a client that has to ask for a token is to ask for that one too.
+    pub source: Option<RepositoryName>,
 }
 
 /// The actions of a scope that an operation needs, as a challenge names them.
@@ -136,7 +138,10 @@ impl Asked<'_> {
             Gate::Open => return self.open_repository(name, found).await,
             Gate::Access(access) => access,
         };
-        let scope = format!("repository:{name}:{}", actions(operation));
+        let mut scope = format!("repository:{name}:{}", actions(operation));
+        if let Some(source) = self.source.as_ref().filter(|source| *source != name) {
+            scope.push_str(&format!(" repository:{source}:pull"));
+        }
         let Some(repository) = found else {
             if operation == Operation::Push
                 && let Some(made) = self.create_on_push(name, &scope).await?

@@ -168,7 +168,7 @@ async fn answer(
         *user = Some(LogUser(caller.name().into()));
     }
     let endpoint = Endpoint::parse(&decoded)?;
-    let asked = auth::Asked { registry, caller, challenger };
+    let mut asked = auth::Asked { registry, caller, challenger, source: None };
     let method = request.method().clone();
     match (endpoint, method.as_str()) {
         (None, _) => Err(OciError::new(
@@ -192,7 +192,10 @@ async fn answer(
             blobs::get(&asked, name, digest, request).await
         }
         (Some(Endpoint::Blob(name, digest)), "DELETE") => blobs::delete(&asked, name, digest).await,
-        (Some(Endpoint::Uploads(name)), "POST") => uploads::post(&asked, name, request).await,
+        (Some(Endpoint::Uploads(name)), "POST") => {
+            asked.source = uploads::mount_source(&request);
+            uploads::post(&asked, name, request).await
+        }
         (Some(Endpoint::Upload(name, id)), "PATCH") => {
             uploads::patch(&asked, name, id, request).await
         }

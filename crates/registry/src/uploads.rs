@@ -152,6 +152,13 @@ pub(crate) async fn post(
     Ok(progress(StatusCode::ACCEPTED, &name, &id, 0))
 }
 
+/// The repository that a request mounts from.
+pub(crate) fn mount_source(request: &Request) -> Option<RepositoryName> {
+    let query = Query::of(request);
+    query.get("mount")?;
+    query.get("from")?.parse().ok()
+}
+
 /// Makes a blob of another repository readable through this one, if the caller can read it there.
 async fn mount(
     asked: &Asked<'_>,
@@ -458,14 +465,8 @@ pub(crate) async fn put(
     check_chunk(request.headers(), &name, &found.value)?;
     let end = chunk_end(request.headers())?;
     let mut hasher = hasher_of(&found.value)?;
-    if hasher.algorithm() != digest.algorithm() {
-        if found.value.offset > 0 {
-            return Err(OciError::digest_invalid(format!(
-                "the upload was hashed with {}; begin it with ?digest-algorithm={} for this digest",
-                hasher.algorithm().as_str(),
-                digest.algorithm().as_str()
-            )));
-        }
+    // Nothing has come yet: what was announced, or not, does not matter.
+    if hasher.algorithm() != digest.algorithm() && found.value.offset == 0 {
         hasher = Hasher::new(digest.algorithm());
     }
     let registry = asked.registry.clone();
@@ -491,12 +492,18 @@ async fn finish(
     digest: Digest,
 ) -> Result<Response, OciError> {
     let id = &found.value.id;
-    if let Err(error) = check_digest(whole.hasher.finish(), digest) {
+    let staged = registry.blobs.upload_finish(id, whole.size).await?;
+    let actual = if whole.hasher.algorithm() == digest.algorithm() {
+        whole.hasher.finish()
+    } else {
+        // The client did not announce with what it would end: all of it is read again.
+        registry.blobs.staged_digest(&staged, digest.algorithm()).await?
+    };
+    if let Err(error) = check_digest(actual, digest) {
         registry.catalog.delete_upload(id).await?;
         leave(registry, id).await;
         return Err(error);
     }
-    let staged = registry.blobs.upload_finish(id, whole.size).await?;
     link(registry, repository, &digest, &staged, Some(found)).await?;
     // From here on the blob is stored whatever happens.
     leave(registry, id).await;

@@ -4,7 +4,7 @@ use dtr_blobs::{
     AppendError, Appended, BlobEntry, BlobError, BlobReader, BlobStorage, ByteStream, Health,
     Staged, UploadEntry,
 };
-use dtr_types::{Digest, Hasher, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, UploadId};
 use std::ops::Range;
 
 /// An identity service holds no images.
@@ -49,6 +49,10 @@ impl BlobStorage for NoContent {
 
     async fn upload_finish(&self, id: &UploadId, _: u64) -> Result<Staged, BlobError> {
         Err(BlobError::UploadNotFound(id.clone()))
+    }
+
+    async fn staged_digest(&self, staged: &Staged, _: Algorithm) -> Result<Digest, BlobError> {
+        Err(BlobError::UploadNotFound(staged.id.clone()))
     }
 
     async fn publish(&self, staged: &Staged, _: &Digest) -> Result<(), BlobError> {

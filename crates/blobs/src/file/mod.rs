@@ -17,7 +17,7 @@ use std::{
     },
 };
 
-use dtr_types::{Clock, Digest, Hasher, Random, UploadId};
+use dtr_types::{Algorithm, Clock, Digest, Hasher, Random, UploadId};
 
 use crate::{
     AppendError, Appended, BlobEntry, BlobError, BlobInfo, BlobReader, BlobStorage, ByteStream,
@@ -275,6 +275,15 @@ impl BlobStorage for FileStorage {
     async fn upload_finish(&self, id: &UploadId, size: u64) -> Result<Staged, BlobError> {
         let id = id.clone();
         self.run("finish an upload", move |inner| inner.upload_finish(id, size)).await
+    }
+
+    async fn staged_digest(
+        &self,
+        staged: &Staged,
+        algorithm: Algorithm,
+    ) -> Result<Digest, BlobError> {
+        let staged = staged.clone();
+        self.run("hash an upload", move |inner| inner.staged_digest(&staged, algorithm)).await
     }
 
     async fn publish(&self, staged: &Staged, digest: &Digest) -> Result<(), BlobError> {

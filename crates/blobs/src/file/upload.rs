@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dtr_types::{Digest, Hasher, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, UploadId};
 use futures_util::StreamExt as _;
 
 use super::{FileStorage, Inner, failed, layout::UploadPath};
@@ -341,6 +341,34 @@ impl Inner {
             Ok(info) => Err(BlobError::Offset { upload: id, expected: size, present: info.size }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(BlobError::UploadNotFound(id)),
             Err(e) => Err(failed("look at", &path)(e)),
+        }
+    }
+
+    pub(super) fn staged_digest(
+        &self,
+        staged: &Staged,
+        algorithm: Algorithm,
+    ) -> Result<Digest, BlobError> {
+        let path = UploadPath::new(&staged.id).staged;
+        let file = match self.disk.open(&path, Open::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(BlobError::UploadNotFound(staged.id.clone()));
+            }
+            opened => opened.map_err(failed("open", &path))?,
+        };
+        let (mut hasher, mut at) = (Hasher::new(algorithm), 0);
+        let mut block = Vec::with_capacity(BATCH);
+        loop {
+            block.clear();
+            match file.read_at(&mut block, at) {
+                Ok(0) => return Ok(hasher.finish()),
+                Ok(n) => {
+                    hasher.update(&block[..n]);
+                    at += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(failed("read", &path)(e)),
+            }
         }
     }
 
