@@ -2,19 +2,27 @@
 //! one request at a time, responses with `Content-Length`.
 
 use anyhow::{Context as _, Result, bail};
+use dtr_transport::tls::client_config;
+use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
 };
+use tokio_rustls::TlsConnector;
+
+use std::sync::{Arc, LazyLock};
+
+/// How a registry with TLS is spoken to: whatever certificate it has, for it was made for this measurement.
+static TLS: LazyLock<Option<TlsConnector>> = LazyLock::new(|| {
+    let config = client_config(None, true).ok()?;
+    Some(TlsConnector::from(Arc::new(config)))
+});
 
 /// One connection to one server.
 pub struct Connection {
     host: String,
-    reader: BufReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+    reader: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
     /// `Authorization`, if the server asks for it.
     pub authorization: Option<String>,
 }
@@ -47,12 +55,31 @@ impl Connection {
             TcpStream::connect(host).await.with_context(|| format!("connecting to {host}"))?;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
-        Ok(Self {
+        Ok(Self::over(host, Box::new(reader), Box::new(writer)))
+    }
+
+    /// Connects to `host:port` over TLS, whatever its certificate.
+    pub async fn open_tls(host: &str) -> Result<Self> {
+        let stream =
+            TcpStream::connect(host).await.with_context(|| format!("connecting to {host}"))?;
+        stream.set_nodelay(true)?;
+        let connector = TLS.as_ref().context("TLS of the client")?;
+        let name = ServerName::try_from("localhost")?;
+        let (reader, writer) = tokio::io::split(connector.connect(name, stream).await?);
+        Ok(Self::over(host, Box::new(reader), Box::new(writer)))
+    }
+
+    fn over(
+        host: &str,
+        reader: Box<dyn AsyncRead + Send + Unpin>,
+        writer: Box<dyn AsyncWrite + Send + Unpin>,
+    ) -> Self {
+        Self {
             host: host.to_owned(),
             reader: BufReader::with_capacity(256 * 1024, reader),
             writer,
             authorization: None,
-        })
+        }
     }
 
     /// Sends a request with a body that is at hand, and reads the response whole.
@@ -68,6 +95,7 @@ impl Connection {
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(body);
         self.writer.write_all(&bytes).await?;
+        self.writer.flush().await?;
         self.response(true).await
     }
 
@@ -89,6 +117,7 @@ impl Connection {
             self.writer.write_all(b"\r\n").await?;
         }
         self.writer.write_all(b"0\r\n\r\n").await?;
+        self.writer.flush().await?;
         self.response(true).await
     }
 
@@ -97,6 +126,7 @@ impl Connection {
         let mut request = self.head("GET", target, "");
         request.push_str("\r\n");
         self.writer.write_all(request.as_bytes()).await?;
+        self.writer.flush().await?;
         self.response(false).await
     }
 

@@ -60,8 +60,7 @@ where
     let began = Instant::now();
     let mut tasks = Vec::new();
     for _ in 0..connections {
-        let mut connection = Connection::open(&server.host).await?;
-        connection.authorization = authorization.map(str::to_owned);
+        let mut connection = server.connect(authorization).await?;
         let (next, operation) = (Arc::clone(&next), operation.clone());
         tasks.push(tokio::spawn(async move {
             let mut latencies = Vec::new();
@@ -71,7 +70,8 @@ where
                     break;
                 }
                 let started = Instant::now();
-                connection = operation(connection, n).await.with_context(|| format!("number {n}"))?;
+                connection =
+                    operation(connection, n).await.with_context(|| format!("number {n}"))?;
                 latencies.push(started.elapsed().as_secs_f64() * 1000.0);
             }
             anyhow::Ok(latencies)
@@ -83,10 +83,5 @@ where
     }
     let seconds = began.elapsed().as_secs_f64();
     latencies.sort_by(f64::total_cmp);
-    Ok(Load {
-        done: latencies.len() as u64,
-        seconds,
-        cpu: server.cpu_seconds()? - cpu,
-        latencies,
-    })
+    Ok(Load { done: latencies.len() as u64, seconds, cpu: server.cpu_seconds()? - cpu, latencies })
 }

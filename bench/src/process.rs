@@ -9,17 +9,22 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::http::Connection;
+
 /// A running server; ended when dropped.
 pub struct Server {
     child: Child,
     /// `host:port` of its plain listener.
     pub host: String,
+    /// Whether its listener speaks TLS.
+    pub tls: bool,
     /// How long it took until it answered.
     pub started_in: Duration,
 }
 
 impl Server {
-    /// Starts a command and waits until `host` answers `GET /v2/` with anything.
+    /// Starts a command and waits until `host` answers `GET /v2/` with anything; a TLS listener
+    /// answers with an alert.
     pub fn start(mut command: Command, host: &str, log: &Path) -> Result<Self> {
         let log = fs::File::create(log)?;
         let began = Instant::now();
@@ -29,7 +34,8 @@ impl Server {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {command:?}"))?;
-        let mut server = Self { child, host: host.to_owned(), started_in: Duration::ZERO };
+        let mut server =
+            Self { child, host: host.to_owned(), tls: false, started_in: Duration::ZERO };
         while !answers(host) {
             if let Some(status) = server.child.try_wait()? {
                 bail!("{command:?} ended with {status}");
@@ -43,9 +49,14 @@ impl Server {
         Ok(server)
     }
 
-    /// The process's id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// A connection to it, with `authorization` if it asks for that.
+    pub async fn connect(&self, authorization: Option<&str>) -> Result<Connection> {
+        let mut connection = match self.tls {
+            true => Connection::open_tls(&self.host).await?,
+            false => Connection::open(&self.host).await?,
+        };
+        connection.authorization = authorization.map(str::to_owned);
+        Ok(connection)
     }
 
     /// Processor seconds used so far, user and system.
@@ -60,11 +71,7 @@ impl Server {
     /// A line of `/proc/<pid>/status` in MiB: `VmRSS` (now) or `VmHWM` (the most).
     pub fn memory_mib(&self, line: &str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let value = status
-            .lines()
-            .find_map(|l| l.strip_prefix(line)?.trim_start_matches(':').split_whitespace().next())
-            .context("memory")?;
-        Ok(value.parse::<f64>()? / 1024.0)
+        memory_line(&status, line)
     }
 
     /// Sets the most memory back to what is used now.
@@ -91,6 +98,9 @@ impl Drop for Server {
     }
 }
 
+/// How the answer of a TLS listener to plain text begins.
+const TLS_ALERT: u8 = 0x15;
+
 fn answers(host: &str) -> bool {
     use std::io::{Read as _, Write as _};
     let Ok(mut stream) = std::net::TcpStream::connect(host) else { return false };
@@ -98,5 +108,18 @@ fn answers(host: &str) -> bool {
     let mut first = [0; 5];
     stream.write_all(request.as_bytes()).is_ok()
         && stream.read_exact(&mut first).is_ok()
-        && &first == b"HTTP/"
+        && (&first == b"HTTP/" || first[0] == TLS_ALERT)
+}
+
+/// A line of this process's own `/proc/self/status` in MiB.
+pub fn own_memory_mib(line: &str) -> Result<f64> {
+    memory_line(&fs::read_to_string("/proc/self/status")?, line)
+}
+
+fn memory_line(status: &str, line: &str) -> Result<f64> {
+    let value = status
+        .lines()
+        .find_map(|l| l.strip_prefix(line)?.trim_start_matches(':').split_whitespace().next())
+        .context("memory")?;
+    Ok(value.parse::<f64>()? / 1024.0)
 }

@@ -10,9 +10,8 @@ const OCTETS: &str = "application/octet-stream";
 /// Uploads a small blob: POST, then PUT with the body.
 pub async fn blob(connection: &mut Connection, repository: &str, content: &[u8]) -> Result<Digest> {
     let digest = Digest::of(content);
-    let started = connection
-        .send("POST", &format!("/v2/{repository}/blobs/uploads/"), OCTETS, b"")
-        .await?;
+    let started =
+        connection.send("POST", &format!("/v2/{repository}/blobs/uploads/"), OCTETS, b"").await?;
     ensure!(started.status == 202, "POST answered {}: {}", started.status, text(&started));
     let location = with_digest(&started, &digest);
     let done = connection.send("PUT", &location, OCTETS, content).await?;
@@ -28,9 +27,8 @@ pub async fn large_blob(
     times: usize,
     digest: &Digest,
 ) -> Result<()> {
-    let started = connection
-        .send("POST", &format!("/v2/{repository}/blobs/uploads/"), OCTETS, b"")
-        .await?;
+    let started =
+        connection.send("POST", &format!("/v2/{repository}/blobs/uploads/"), OCTETS, b"").await?;
     ensure!(started.status == 202, "POST answered {}: {}", started.status, text(&started));
     let location = started.header("location").unwrap_or_default().to_owned();
     let patched = connection.stream("PATCH", &location, block, times).await?;
