@@ -11,6 +11,7 @@ pub mod path;
 mod auth;
 mod blobs;
 mod error;
+mod fresh;
 mod listing;
 mod manifests;
 mod recorder;
@@ -33,7 +34,7 @@ use dtr_access::Access;
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::{Catalog, records::Settings};
 use dtr_transport::LogUser;
-use dtr_types::{Digest, MediaType, RepositoryId};
+use dtr_types::{Digest, MediaType, RepositoryId, UploadId};
 
 pub use error::OciError;
 use path::Endpoint;
@@ -43,6 +44,10 @@ use recorder::Recorder;
 const MANIFEST_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// How long settings are used before they are read again.
 const SETTINGS_TTL: Duration = Duration::from_secs(1);
+
+/// Ended sessions that are remembered, and how long.
+const ENDED_MAX: u64 = 10_000;
+const ENDED_TTL: Duration = Duration::from_secs(3600);
 
 static DIGEST_HEADER: HeaderName = HeaderName::from_static("docker-content-digest");
 static UPLOAD_HEADER: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -69,6 +74,8 @@ pub struct Registry {
     settings: moka::sync::Cache<(), Arc<Settings>>,
     recorder: Recorder,
     writers: uploads::Writers,
+    /// Sessions that ended here lately: an id of `fresh` would otherwise begin again.
+    ended: moka::sync::Cache<UploadId, ()>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -98,7 +105,9 @@ impl Registry {
         let settings = moka::sync::Cache::builder().time_to_live(SETTINGS_TTL).build();
         let recorder = Recorder::start(catalog.clone());
         let writers = uploads::Writers::default();
-        Self { catalog, blobs, gate, manifests, settings, recorder, writers }
+        let ended =
+            moka::sync::Cache::builder().max_capacity(ENDED_MAX).time_to_live(ENDED_TTL).build();
+        Self { catalog, blobs, gate, manifests, settings, recorder, writers, ended }
     }
 
     /// The routes: `/v2` and everything below it, and `/auth/token`.

@@ -2,7 +2,7 @@
 //!
 //! A session is a record in the store (offset, state of the hash) and bytes in the blob storage; both outlive the process
 //! and either replica can go on with it. The record is written after the bytes are durable, so it never promises more than
-//! there is.
+//! there is. Before its first byte a session is its id alone (`fresh`).
 
 use axum::{
     body::Body,
@@ -17,12 +17,17 @@ use dtr_catalog::{
     records::{Repository, UploadRecord},
 };
 use dtr_store::Transaction;
-use dtr_types::{Algorithm, Digest, Hasher, RepositoryName, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, RepositoryName, Revision, UploadId};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use crate::{DIGEST_HEADER, OciError, Registry, UPLOAD_HEADER, auth::Asked, blobs::header_value};
+use crate::{
+    DIGEST_HEADER, OciError, Registry, UPLOAD_HEADER,
+    auth::Asked,
+    blobs::header_value,
+    fresh::{self, Purpose},
+};
 
 /// How often a commit that lost a race is tried again.
 const ATTEMPTS_MAX: usize = 32;
@@ -30,6 +35,9 @@ const ATTEMPTS_MAX: usize = 32;
 const CONDEMNED_WAIT: Duration = Duration::from_millis(100);
 /// Repositories that are tried for a mount without a source.
 const MOUNT_SOURCES_MAX: usize = 50;
+
+/// The revision of a session without a record; no commit has it.
+const NOT_STORED: Revision = Revision(0);
 
 /// The query of a request, decoded. `+` stays `+`: media types and digests have it, blanks they have not.
 pub(crate) struct Query(Vec<(String, String)>);
@@ -136,19 +144,9 @@ pub(crate) async fn post(
         None => Algorithm::Sha256,
     };
     let catalog = &asked.registry.catalog;
-    let id = UploadId::random(catalog.random());
-    asked.registry.blobs.upload_create(&id).await?;
-    let now = catalog.now();
-    let record = UploadRecord {
-        id: id.clone(),
-        repository: repository.id.clone(),
-        account: asked.caller.account_id().cloned(),
-        offset: 0,
-        hash: Hasher::new(algorithm).save(),
-        started_at: now,
-        updated_at: now,
-    };
-    catalog.create_upload(&record).await?;
+    let of = purpose(asked, &repository);
+    let id = fresh::begin(catalog.random(), of, algorithm)
+        .ok_or_else(|| OciError::unavailable("an upload cannot be begun"))?;
     Ok(progress(StatusCode::ACCEPTED, &name, &id, 0))
 }
 
@@ -315,13 +313,57 @@ async fn session(
     repository: &Repository,
     id: &UploadId,
 ) -> Result<Versioned<UploadRecord>, OciError> {
-    let found = asked.registry.catalog.get_upload(id).await?;
-    found
-        .filter(|found| {
-            found.value.repository == repository.id
-                && found.value.account.as_ref() == asked.caller.account_id()
-        })
-        .ok_or_else(|| OciError::upload_unknown(id.as_str()))
+    let catalog = &asked.registry.catalog;
+    let unknown = || OciError::upload_unknown(id.as_str());
+    let of = purpose(asked, repository);
+    if let Some(found) = catalog.get_upload(id).await? {
+        let record = &found.value;
+        let theirs = record.repository != *of.repository || record.account.as_ref() != of.account;
+        return if theirs { Err(unknown()) } else { Ok(found) };
+    }
+    if asked.registry.ended.contains_key(id) {
+        return Err(unknown());
+    }
+    let algorithm = fresh::begun(id, of).ok_or_else(unknown)?;
+    let now = catalog.now();
+    let value = UploadRecord {
+        id: id.clone(),
+        repository: of.repository.clone(),
+        account: of.account.cloned(),
+        offset: 0,
+        hash: Hasher::new(algorithm).save(),
+        started_at: now,
+        updated_at: now,
+    };
+    Ok(Versioned { value, modified: NOT_STORED })
+}
+
+fn purpose<'a>(asked: &'a Asked<'_>, repository: &'a Repository) -> Purpose<'a> {
+    Purpose { repository: &repository.id, account: asked.caller.account_id() }
+}
+
+fn is_stored(found: &Versioned<UploadRecord>) -> bool {
+    found.modified != NOT_STORED
+}
+
+/// Makes the place for the bytes of a session that has none yet.
+async fn prepare(registry: &Registry, found: &Versioned<UploadRecord>) -> Result<(), OciError> {
+    if is_stored(found) {
+        return Ok(());
+    }
+    let id = &found.value.id;
+    match registry.blobs.upload_create(id).await {
+        // Another replica writes to it, or did so when it stopped.
+        Err(dtr_blobs::BlobError::UploadExists(_)) => Err(OciError::upload_unknown(id.as_str())),
+        made => Ok(made?),
+    }
+}
+
+/// Removes the bytes of a session that has no record, after a failure: it may begin again.
+async fn undo(registry: &Registry, found: &Versioned<UploadRecord>) {
+    if !is_stored(found) {
+        leave(registry, &found.value.id).await;
+    }
 }
 
 /// `Content-Range: <first>-<last>` of a chunk; a prefix `bytes ` is accepted, since some clients write it.
@@ -388,6 +430,7 @@ async fn append(
     let record = &found.value;
     match registry.blobs.upload_append(&record.id, record.offset, hasher, body).await {
         Ok(appended) if end.is_some_and(|end| end != appended.size) => {
+            undo(registry, found).await;
             Err(OciError::size_invalid(format!(
                 "the chunk has {} bytes, which does not fit its Content-Range",
                 appended.size - record.offset
@@ -395,8 +438,9 @@ async fn append(
         }
         Ok(appended) => Ok(appended),
         Err(failed) => {
-            if let Some(kept) = &failed.kept {
-                record_progress(registry, found, kept).await?;
+            match &failed.kept {
+                Some(kept) if kept.size > 0 => record_progress(registry, found, kept).await?,
+                _ => undo(registry, found).await,
             }
             Err(failed.error.into())
         }
@@ -414,6 +458,10 @@ async fn record_progress(
         updated_at: registry.catalog.now(),
         ..found.value.clone()
     };
+    if !is_stored(found) {
+        // If that fails, the bytes stay for the purge: the record may be there nevertheless.
+        return Ok(registry.catalog.create_upload(&new).await?);
+    }
     if registry.catalog.update_upload(found, &new).await? {
         return Ok(());
     }
@@ -442,6 +490,7 @@ pub(crate) async fn patch(
     let (registry, body) = (asked.registry.clone(), body_of(request));
     let size = to_the_end(async move {
         let _writing = writing;
+        prepare(&registry, &found).await?;
         let appended = append(&registry, &found, hasher, body, end).await?;
         record_progress(&registry, &found, &appended).await?;
         Ok(appended.size)
@@ -473,6 +522,7 @@ pub(crate) async fn put(
     let body = has_body(request.headers()).then(|| body_of(request));
     to_the_end(async move {
         let _writing = writing;
+        prepare(&registry, &found).await?;
         // The last chunk needs no record of its own: the session ends with it.
         let whole = match body {
             Some(body) => append(&registry, &found, hasher, body, end).await?,
@@ -492,20 +542,37 @@ async fn finish(
     digest: Digest,
 ) -> Result<Response, OciError> {
     let id = &found.value.id;
-    let staged = registry.blobs.upload_finish(id, whole.size).await?;
-    let actual = if whole.hasher.algorithm() == digest.algorithm() {
-        whole.hasher.finish()
-    } else {
-        // The client did not announce with what it would end: all of it is read again.
-        registry.blobs.staged_digest(&staged, digest.algorithm()).await?
+    let done = async {
+        let staged = registry.blobs.upload_finish(id, whole.size).await?;
+        let actual = if whole.hasher.algorithm() == digest.algorithm() {
+            whole.hasher.finish()
+        } else {
+            // The client did not announce with what it would end: all of it is read again.
+            registry.blobs.staged_digest(&staged, digest.algorithm()).await?
+        };
+        if let Err(error) = check_digest(actual, digest) {
+            return Ok(Err(error));
+        }
+        link(registry, repository, &digest, &staged, is_stored(found).then_some(found)).await?;
+        Ok(Ok(()))
     };
-    if let Err(error) = check_digest(actual, digest) {
+    let wrong = match done.await {
+        Ok(linked) => linked.err(),
+        Err(error) => {
+            undo(registry, found).await;
+            return Err(error);
+        }
+    };
+    if wrong.is_some() && is_stored(found) {
         registry.catalog.delete_upload(id).await?;
+    }
+    registry.ended.insert(id.clone(), ());
+    if let Some(error) = wrong {
         leave(registry, id).await;
         return Err(error);
     }
-    link(registry, repository, &digest, &staged, Some(found)).await?;
     // From here on the blob is stored whatever happens.
+    registry.ended.insert(id.clone(), ());
     leave(registry, id).await;
     Ok(created(&repository.name, &digest))
 }
@@ -528,8 +595,11 @@ pub(crate) async fn cancel(
     id: UploadId,
 ) -> Result<Response, OciError> {
     let repository = asked.repository(&name, Operation::Push).await?;
-    session(asked, &repository, &id).await?;
-    asked.registry.catalog.delete_upload(&id).await?;
+    let found = session(asked, &repository, &id).await?;
+    if is_stored(&found) {
+        asked.registry.catalog.delete_upload(&id).await?;
+    }
+    asked.registry.ended.insert(id.clone(), ());
     leave(asked.registry, &id).await;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

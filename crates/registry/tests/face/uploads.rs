@@ -314,3 +314,17 @@ async fn mounting() {
     let challenge = answer.header("www-authenticate");
     assert!(challenge.contains(&scopes), "{challenge}");
 }
+
+#[tokio::test]
+async fn a_session_without_a_byte_is_not_stored() {
+    let world = World::new().await;
+    let location = world.begin(PRIVATE).await;
+    assert!(world.catalog.list_uploads(None).await.expect("listed").items.is_empty());
+    assert_eq!(world.get(&location).await.is(204).header("range"), "0-0");
+    world.own("DELETE", &location).send().await.is(204);
+    world.get(&location).await.is(404);
+    // An empty blob has no byte either.
+    let location = world.begin(PRIVATE).await;
+    end(&world, &location, &Digest::of(b""), "").await.is(201);
+    world.get(&location).await.is(404);
+}
