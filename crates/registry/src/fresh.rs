@@ -5,7 +5,13 @@
 //! The second half of such an id is a checksum, not a secret: whoever computes one could as well have asked for it, for
 //! rights are looked at in every request.
 
-use dtr_types::{AccountId, Algorithm, Digest, Random, RepositoryId, UploadId};
+use dtr_catalog::{Versioned, records::UploadRecord};
+use dtr_types::{
+    AccountId, Algorithm, Digest, Hasher, Random, RepositoryId, Revision, Timestamp, UploadId,
+};
+
+/// The revision of a session without a record; no commit has it.
+const NOT_STORED: Revision = Revision(0);
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +41,30 @@ pub(crate) fn begun(id: &UploadId, of: Purpose<'_>) -> Option<Algorithm> {
     [Algorithm::Sha256, Algorithm::Sha512]
         .into_iter()
         .find(|algorithm| format(first, checksum(first, of, *algorithm)) == id.as_str())
+}
+
+/// The record that such a session would have.
+pub(crate) fn session(
+    id: &UploadId,
+    of: Purpose<'_>,
+    algorithm: Algorithm,
+    now: Timestamp,
+) -> Versioned<UploadRecord> {
+    let value = UploadRecord {
+        id: id.clone(),
+        repository: of.repository.clone(),
+        account: of.account.cloned(),
+        offset: 0,
+        hash: Hasher::new(algorithm).save(),
+        started_at: now,
+        updated_at: now,
+    };
+    Versioned { value, modified: NOT_STORED }
+}
+
+/// Whether a session has a record.
+pub(crate) fn is_stored(found: &Versioned<UploadRecord>) -> bool {
+    found.modified != NOT_STORED
 }
 
 fn checksum(first: u64, of: Purpose<'_>, algorithm: Algorithm) -> u64 {

@@ -17,7 +17,7 @@ use dtr_catalog::{
     records::{Repository, UploadRecord},
 };
 use dtr_store::Transaction;
-use dtr_types::{Algorithm, Digest, Hasher, RepositoryName, Revision, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, RepositoryName, UploadId};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -26,7 +26,7 @@ use crate::{
     DIGEST_HEADER, OciError, Registry, UPLOAD_HEADER,
     auth::Asked,
     blobs::header_value,
-    fresh::{self, Purpose},
+    fresh::{self, Purpose, is_stored},
 };
 
 /// How often a commit that lost a race is tried again.
@@ -35,9 +35,6 @@ const ATTEMPTS_MAX: usize = 32;
 const CONDEMNED_WAIT: Duration = Duration::from_millis(100);
 /// Repositories that are tried for a mount without a source.
 const MOUNT_SOURCES_MAX: usize = 50;
-
-/// The revision of a session without a record; no commit has it.
-const NOT_STORED: Revision = Revision(0);
 
 /// The query of a request, decoded. `+` stays `+`: media types and digests have it, blanks they have not.
 pub(crate) struct Query(Vec<(String, String)>);
@@ -325,25 +322,11 @@ async fn session(
         return Err(unknown());
     }
     let algorithm = fresh::begun(id, of).ok_or_else(unknown)?;
-    let now = catalog.now();
-    let value = UploadRecord {
-        id: id.clone(),
-        repository: of.repository.clone(),
-        account: of.account.cloned(),
-        offset: 0,
-        hash: Hasher::new(algorithm).save(),
-        started_at: now,
-        updated_at: now,
-    };
-    Ok(Versioned { value, modified: NOT_STORED })
+    Ok(fresh::session(id, of, algorithm, catalog.now()))
 }
 
 fn purpose<'a>(asked: &'a Asked<'_>, repository: &'a Repository) -> Purpose<'a> {
     Purpose { repository: &repository.id, account: asked.caller.account_id() }
-}
-
-fn is_stored(found: &Versioned<UploadRecord>) -> bool {
-    found.modified != NOT_STORED
 }
 
 /// Makes the place for the bytes of a session that has none yet.
