@@ -188,6 +188,7 @@ async fn install_back_up_lose_restore() {
         if up {
             break;
         }
+        // poll: until it serves
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert!(up, "it serves again");

@@ -322,6 +322,7 @@ impl World {
             if answer.status.as_u16() == status {
                 return answer;
             }
+            // poll: until what was remembered has been forgotten
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         panic!("never answered with {status}");

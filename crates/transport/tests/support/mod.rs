@@ -182,6 +182,7 @@ pub async fn raw(address: SocketAddr, text: &str) -> String {
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let tried = timeout(LIMIT, async {
         while !holds().await {
+            // poll: the condition, within LIMIT
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
