@@ -9,6 +9,7 @@ use axum::{
 use dtr_access::{AuthError, Caller, Denied, LocalAdmin, Operation, Permit};
 use dtr_catalog::records::{Account, Repository};
 use dtr_identity::{Actor, Principal};
+use dtr_transport::RequestInfo;
 use dtr_types::AccountName;
 
 use crate::{ApiError, ApiState, extract::repository_name};
@@ -28,7 +29,8 @@ impl FromRequestParts<ApiState> for Asking {
         let header = parts.headers.get(header::AUTHORIZATION);
         let Some(header) = header else { return Ok(Self { caller: Caller::Anonymous }) };
         let text = header.to_str().map_err(|_| ApiError::not_authenticated())?;
-        let caller = state.access.caller_from_header(text).await?;
+        let from = parts.extensions.get::<RequestInfo>().map(|info| info.client);
+        let caller = state.access.caller_from_header_at(text, from).await?;
         Ok(Self { caller })
     }
 }

@@ -6,10 +6,11 @@ use dtr_access::{Access, Caller};
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::{
     Catalog,
-    records::{Event, EventObject, EventType, Repository},
+    records::{Event, EventObject, EventType, Membership, Repository, TeamMembership},
 };
-use dtr_identity::{BuiltIn, Identity};
+use dtr_identity::{AccountQuery, BuiltIn, Identity};
 use dtr_jobs::Scheduler;
+use dtr_recovery::IdentityRecords;
 use dtr_types::ReplicaId;
 
 /// The rooms below, and what this replica is. Cheap to clone.
@@ -63,10 +64,40 @@ impl ApiState {
     }
 }
 
-/// The UCP's accounts, for an archive that shall have them.
-pub(crate) async fn export_identity(
-    state: &ApiState,
-) -> Result<dtr_recovery::IdentityRecords, crate::ApiError> {
-    let _ = state;
-    Err(crate::ApiError::invalid("NOT_SUPPORTED", "x"))
+/// The UCP's accounts, for an archive that shall have them. Password hashes stay in the UCP, which hands them to nobody.
+pub(crate) async fn export_identity(state: &ApiState) -> Result<IdentityRecords, crate::ApiError> {
+    let identity = &state.identity;
+    let mut records = IdentityRecords::default();
+    let mut query = AccountQuery { limit: AccountQuery::LIMIT_MAX, ..AccountQuery::default() };
+    loop {
+        let page = identity.accounts(&query).await?;
+        records.accounts.extend(page.accounts);
+        match page.next {
+            Some(next) => query.start = Some(next),
+            None => break,
+        }
+    }
+    let organizations = records.accounts.iter().filter(|account| account.is_org);
+    for organization in organizations {
+        let id = &organization.id;
+        for member in identity.members(id).await? {
+            records.memberships.push(Membership {
+                organization: id.clone(),
+                member: member.member.id,
+                is_admin: member.is_admin,
+            });
+        }
+        for team in identity.teams(id).await? {
+            for member in identity.team_members(id, &team.id).await? {
+                records.team_members.push(TeamMembership {
+                    team: team.id.clone(),
+                    organization: id.clone(),
+                    member: member.member.id,
+                    is_admin: member.is_admin,
+                });
+            }
+            records.teams.push(team);
+        }
+    }
+    Ok(records)
 }
