@@ -180,6 +180,15 @@ async fn install_back_up_lose_restore() {
     // Killed, it comes back.
     let pid = fs::read_to_string(second.root.join("run.pid")).expect("a pid");
     good(run(Command::new("kill").args(["-9", pid.trim()])));
+    // A signal is sent before it is obeyed: the lock tells when the process has gone.
+    let lock = second.root.join("run.pid");
+    for _ in 0..600 {
+        if dtr_service::running(&lock).is_none() {
+            break;
+        }
+        // poll: until the killed process has gone
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     let mut command = second.command("serve");
     let mut served = command.stderr(Stdio::null()).spawn().expect("it runs");
     let mut up = false;
