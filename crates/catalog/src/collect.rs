@@ -7,7 +7,7 @@
 //! the marker tells what to do: with the blob's record still there the decision is made anew, without it the bytes are
 //! removed.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use dtr_store::{At, Transaction, hold};
@@ -47,59 +47,20 @@ impl Catalog {
         self.list(Kind::Candidate.prefix().as_bytes(), after.as_deref(), limit, At::Latest).await
     }
 
-    /// Whether a manifest needs the blob. References that were staged for a manifest which never came are dropped once
-    /// they are older than `grace`.
-    pub async fn is_referenced(
-        &self,
-        digest: &Digest,
-        grace: Duration,
-    ) -> Result<bool, CatalogError> {
-        Ok(!self.referring_repositories(digest, grace, true).await?.is_empty())
+    /// Whether a manifest needs the blob: one that is there, one that is being pushed, or one that is being deleted. Each
+    /// reference that goes makes its blob a candidate in the same transaction, so a blob that is needed now may leave
+    /// the list.
+    pub async fn is_referenced(&self, digest: &Digest) -> Result<bool, CatalogError> {
+        self.any(&keys::references(digest)).await
     }
 
     async fn referring_repositories(
         &self,
         digest: &Digest,
-        grace: Duration,
-        first_only: bool,
     ) -> Result<BTreeSet<RepositoryId>, CatalogError> {
-        let prefix = keys::references(digest);
-        let mut found = BTreeSet::new();
-        for name in self.all_names(&prefix).await? {
-            let parsed = name.split_once('/').and_then(|(repository, manifest)| {
-                Some((repository.parse().ok()?, manifest.parse().ok()?))
-            });
-            let Some((repository, manifest)): Option<(RepositoryId, Digest)> = parsed else {
-                continue;
-            };
-            if self.get_manifest(&repository, &manifest).await?.is_none() {
-                let key = keys::reference(digest, &repository, &manifest);
-                let staged = self.store().get(&key, At::Latest).await?;
-                let fresh = staged.as_ref().is_some_and(|kv| self.is_fresh(&kv.value, grace));
-                if !fresh {
-                    if let Some(kv) = staged {
-                        let drop_it = Transaction::new()
-                            .if_modified_at(key.clone(), kv.modified)
-                            .if_absent(keys::manifest(&repository, &manifest))
-                            .delete(key);
-                        self.commit(drop_it).await?;
-                    }
-                    continue;
-                }
-            }
-            found.insert(repository);
-            if first_only {
-                break;
-            }
-        }
-        Ok(found)
-    }
-
-    fn is_fresh(&self, staged_at: &Bytes, grace: Duration) -> bool {
-        let millis = std::str::from_utf8(staged_at).ok().and_then(|text| text.parse().ok());
-        millis.is_some_and(|millis| {
-            self.now().since(dtr_types::Timestamp::from_millis(millis)) < grace
-        })
+        let names = self.all_names(&keys::references(digest)).await?;
+        let repository = |name: &String| name.split_once('/')?.0.parse().ok();
+        Ok(names.iter().filter_map(repository).collect())
     }
 
     /// Takes a blob that is needed off the list, unless it was put there again meanwhile.
@@ -150,7 +111,6 @@ impl Catalog {
     pub async fn decide_condemned(
         &self,
         condemned: &Condemned,
-        grace: Duration,
     ) -> Result<CondemnedState, CatalogError> {
         let digest = &condemned.digest;
         let Some(blob) = self.get(&keys::blob(digest)).await? else {
@@ -163,47 +123,50 @@ impl Catalog {
             (None, Some(_)) => true,
             (_, None) => false,
         };
-        if is_held || self.is_referenced(digest, grace).await? {
-            return self.spare(condemned, grace).await;
+        if is_held || self.is_referenced(digest).await? {
+            return self.spare(condemned).await;
         }
         // From here on a manifest that needs the blob cannot be pushed: the links it would be conditioned on go.
         self.delete_links(digest).await?;
-        if self.is_referenced(digest, grace).await? {
-            return self.spare(condemned, grace).await;
+        if self.is_referenced(digest).await? {
+            return self.spare(condemned).await;
         }
-        let transaction = Transaction::new()
+        // The candidate is as it was before the holds were read. So no reference has gone since, and a backup that began
+        // since knows of none either.
+        let mut transaction = Transaction::new()
             .if_modified_at(keys::condemned(digest), condemned.modified)
             .if_modified_at(keys::blob(digest), blob.modified)
-            .delete(keys::blob(digest))
-            .delete(keys::candidate(digest));
-        match self.commit(transaction).await?.committed() {
+            .delete(keys::blob(digest));
+        transaction = match &candidate {
+            Some(found) => transaction.if_modified_at(keys::candidate(digest), found.modified),
+            None => transaction.if_absent(keys::candidate(digest)),
+        };
+        match self.commit(transaction.delete(keys::candidate(digest))).await?.committed() {
             Some(_) => Ok(CondemnedState::Remove),
-            None => self.spare(condemned, grace).await,
+            None => self.spare(condemned).await,
         }
     }
 
-    /// The bytes are gone: so is the marker.
+    /// The bytes are gone: so is the marker, and a candidate that speaks of them.
     pub async fn finish_condemned(&self, condemned: &Condemned) -> Result<(), CatalogError> {
         let key = keys::condemned(&condemned.digest);
-        let transaction = Transaction::new().if_modified_at(&key, condemned.modified).delete(&key);
+        let transaction = Transaction::new()
+            .if_modified_at(&key, condemned.modified)
+            .delete(&key)
+            .delete(keys::candidate(&condemned.digest));
         self.commit(transaction).await.map(drop)
     }
 
     /// Takes the marker away, with the links of all who need the blob in place.
-    async fn spare(
-        &self,
-        condemned: &Condemned,
-        grace: Duration,
-    ) -> Result<CondemnedState, CatalogError> {
+    async fn spare(&self, condemned: &Condemned) -> Result<CondemnedState, CatalogError> {
         let digest = &condemned.digest;
-        let users: Vec<_> =
-            self.referring_repositories(digest, grace, false).await?.into_iter().collect();
-        for chunk in users.chunks((self.store().limits().operations_max / 2).max(1)) {
-            let transaction = chunk.iter().fold(Transaction::new(), |t, repository| {
-                t.put(keys::link(repository, digest), Bytes::new())
-                    .put(keys::blob_link(digest, repository), Bytes::new())
-            });
-            self.commit(transaction).await?;
+        for repository in self.referring_repositories(digest).await? {
+            let link = Transaction::new()
+                .if_present(keys::repository(&repository))
+                .if_modified_at(keys::condemned(digest), condemned.modified)
+                .put(keys::link(&repository, digest), Bytes::new())
+                .put(keys::blob_link(digest, &repository), Bytes::new());
+            self.commit(link).await?;
         }
         let key = keys::condemned(digest);
         let transaction = Transaction::new()
@@ -218,9 +181,11 @@ impl Catalog {
         let repositories = self.all_names(&keys::blob_links(digest)).await?;
         let ids: Vec<RepositoryId> =
             repositories.iter().filter_map(|text| text.parse().ok()).collect();
-        for chunk in ids.chunks((self.store().limits().operations_max / 2).max(1)) {
+        for chunk in ids.chunks((self.store().limits().operations_max / 3).max(1)) {
             let transaction = chunk.iter().fold(Transaction::new(), |t, repository| {
-                t.delete(keys::link(repository, digest)).delete(keys::blob_link(digest, repository))
+                t.delete(keys::link(repository, digest))
+                    .delete(keys::unlinked_blob(repository, digest))
+                    .delete(keys::blob_link(digest, repository))
             });
             self.commit(transaction).await?;
         }

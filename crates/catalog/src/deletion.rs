@@ -48,7 +48,12 @@ impl Catalog {
             let Some(found) = self.get_manifest(repository, digest).await? else {
                 return Ok(None);
             };
-            let blobs = self.referenced_blobs(&found.value).await?;
+            let blobs = match self.referenced_blobs(&found.value).await {
+                Ok(blobs) => blobs,
+                Err(error) if !self.has_changed(&found).await? => return Err(error),
+                // Deleted by somebody else between the two reads.
+                Err(_) => continue,
+            };
             let prefix = keys::manifest_tags(repository, digest);
             let names = self.all_names(&prefix).await?;
             let mut tags: Vec<Tag> = names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -64,8 +69,11 @@ impl Catalog {
             }
             let inline = fixed + 2 * tags.len() + 2 * blobs.len() <= limit;
             let key = keys::manifest(repository, digest);
-            let mut transaction =
-                Transaction::new().if_modified_at(&key, found.modified).delete(&key);
+            // The mark of a push that is under way goes too: what it wrote ahead goes with this manifest.
+            let mut transaction = Transaction::new()
+                .if_modified_at(&key, found.modified)
+                .delete(&key)
+                .delete(keys::staged_manifest(repository, digest));
             for part in 0..found.value.parts {
                 transaction = transaction.delete(keys::manifest_body(repository, digest, part));
             }
@@ -102,7 +110,7 @@ impl Catalog {
             }
             if let Outcome::Committed(_) = self.commit(transaction).await? {
                 if !inline {
-                    self.finish_deleted_manifest(&left).await?;
+                    self.finish_deleted_manifest(repository, digest).await?;
                 }
                 removed.extend(tags);
                 return Ok(Some(removed));
@@ -112,23 +120,25 @@ impl Catalog {
     }
 
     /// Drops the references of a manifest that was deleted with too many of them for one transaction. May be called
-    /// again at any time.
+    /// again at any time. While it is under way the manifest cannot be pushed again, so what is dropped is never that
+    /// of a new one.
     pub async fn finish_deleted_manifest(
         &self,
-        left: &DeletedManifest,
+        repository: &RepositoryId,
+        digest: &Digest,
     ) -> Result<(), CatalogError> {
-        // Pushed again since: its references are in use.
-        let again = self.get_manifest(&left.repository, &left.digest).await?.is_some();
-        if !again {
-            let chunk = (self.store().limits().operations_max / 2).max(1);
-            for blobs in left.blobs.chunks(chunk) {
-                let absent =
-                    Transaction::new().if_absent(keys::manifest(&left.repository, &left.digest));
-                self.commit(self.drop_references(left, blobs, absent)?).await?;
+        let key = keys::deleted_manifest(repository, digest);
+        let Some(found) = self.get(&key).await? else { return Ok(()) };
+        let left = &found.value;
+        let under_way = || Transaction::new().if_modified_at(&key, found.modified);
+        let chunk = (self.store().limits().operations_max / 2).max(1);
+        for blobs in left.blobs.chunks(chunk) {
+            let transaction = self.drop_references(left, blobs, under_way())?;
+            if self.commit(transaction).await?.committed().is_none() {
+                return Ok(());
             }
         }
-        let key = keys::deleted_manifest(&left.repository, &left.digest);
-        self.commit(Transaction::new().delete(&key)).await.map(drop)
+        self.commit(under_way().delete(&key)).await.map(drop)
     }
 
     /// Manifests whose references are still to be dropped, after an interruption.

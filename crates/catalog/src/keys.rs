@@ -23,10 +23,12 @@
 //! | `b/` | digest | [`BlobRecord`]: a blob that is stored | `metadata/blobs`, if a manifest refers to it |
 //! | `l/` | repository id, digest | a blob that may be read through a repository | derived |
 //! | `bl/` | digest, repository id | the same, by blob | derived |
+//! | `lu/` | repository id, digest | [`UnlinkedBlob`]: readable until it is clear that no manifest needs it | no |
 //! | `ref/` | digest, repository id, manifest digest | a manifest refers to a blob | derived |
 //! | `gc/` | digest | [`Candidate`]: perhaps garbage | derived |
 //! | `x/` | digest | [`CondemnedRecord`]: being removed right now | no |
 //! | `md/` | repository id, digest | [`DeletedManifest`]: references still to be dropped | no |
+//! | `ms/` | repository id, digest | [`StagedManifest`]: references and bytes are being written ahead of it | no |
 //! | `u/` | upload id | [`UploadRecord`] | no: an upload is not yet content |
 //! | `gr/` | repository id, team id | [`RepositoryGrant`] | `access/repository_grants` |
 //! | `gn/` | namespace account id, team id | [`NamespaceGrant`] | `access/namespace_grants` |
@@ -161,6 +163,10 @@ kinds! {
     Manifest = "m/", "manifest", Some("metadata/manifests");
     /// Manifests whose references are still to be dropped.
     DeletedManifest = "md/", "deleted manifest", None;
+    /// Manifests that are being pushed in several transactions.
+    StagedManifest = "ms/", "staged manifest", None;
+    /// Blobs that are being taken away from a repository.
+    UnlinkedBlob = "lu/", "unlinked blob", None;
     /// Referrers.
     Referrer = "sub/", "referrer", None;
     /// Tags.
@@ -270,6 +276,10 @@ pub fn manifests(repository: &RepositoryId) -> Bytes {
 }
 /// Prefix of all manifests' bytes.
 pub const MANIFEST_BODIES: &str = "mb/";
+/// Prefix of the parts of a manifest's bytes.
+pub fn manifest_parts(repository: &RepositoryId, digest: &Digest) -> Bytes {
+    join(MANIFEST_BODIES, &[repository.as_str(), &digest.to_string(), ""])
+}
 /// A part of a manifest's bytes.
 pub fn manifest_body(repository: &RepositoryId, digest: &Digest, part: u32) -> Bytes {
     join(MANIFEST_BODIES, &[repository.as_str(), &digest.to_string(), &format!("{part:04}")])
@@ -339,6 +349,22 @@ pub fn condemned(digest: &Digest) -> Key<CondemnedRecord> {
 /// A manifest whose references are still to be dropped.
 pub fn deleted_manifest(repository: &RepositoryId, digest: &Digest) -> Key<DeletedManifest> {
     key(&[repository.as_str(), &digest.to_string()])
+}
+/// A manifest that is being pushed in several transactions.
+pub fn staged_manifest(repository: &RepositoryId, digest: &Digest) -> Key<StagedManifest> {
+    key(&[repository.as_str(), &digest.to_string()])
+}
+/// Prefix of a repository's manifests that are being pushed in several transactions.
+pub fn staged_manifests(repository: &RepositoryId) -> Bytes {
+    join(Kind::StagedManifest.prefix(), &[repository.as_str(), ""])
+}
+/// A blob that is being taken away from a repository.
+pub fn unlinked_blob(repository: &RepositoryId, digest: &Digest) -> Key<UnlinkedBlob> {
+    key(&[repository.as_str(), &digest.to_string()])
+}
+/// Prefix of the blobs that are being taken away from a repository.
+pub fn unlinked_blobs(repository: &RepositoryId) -> Bytes {
+    join(Kind::UnlinkedBlob.prefix(), &[repository.as_str(), ""])
 }
 /// An upload.
 pub fn upload(id: &UploadId) -> Key<UploadRecord> {

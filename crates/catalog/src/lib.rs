@@ -27,6 +27,7 @@ mod manifests;
 mod repositories;
 mod services;
 mod sessions;
+mod staging;
 mod tokens;
 mod uploads;
 

@@ -10,12 +10,14 @@
 //! whole grace period.
 
 use bytes::Bytes;
-use dtr_store::{At, Outcome, Transaction};
+use dtr_store::{At, Transaction};
 use dtr_types::{Digest, RepositoryId, Revision};
 
 use crate::{
-    Catalog, CatalogError, TransactionExt as _, keys,
-    records::{BlobRecord, Candidate, Event},
+    Catalog, CatalogError, Kind, TransactionExt as _,
+    catalog::ATTEMPTS_MAX,
+    keys,
+    records::{BlobRecord, Candidate, Event, UnlinkedBlob},
 };
 
 /// What is known of a blob before it is linked.
@@ -126,13 +128,17 @@ impl Catalog {
         repository: &RepositoryId,
         digest: &Digest,
     ) -> Result<Option<BlobRecord>, CatalogError> {
-        if self.store().get(&keys::link(repository, digest), At::Latest).await?.is_none() {
+        let link = self.store().get(&keys::link(repository, digest), At::Latest).await?;
+        if link.is_none() && self.get(&keys::unlinked_blob(repository, digest)).await?.is_none() {
             return Ok(None);
         }
         Ok(self.get(&keys::blob(digest)).await?.map(|found| found.value))
     }
 
     /// Takes a blob away from a repository. `false` when it does not have it.
+    ///
+    /// In two steps, since references cannot be looked for within a transaction: the first makes every push that needs
+    /// the link fail, the second sees what was pushed before that. Between the two the blob stays readable.
     ///
     /// # Errors
     /// [`CatalogError::BlobInUse`] when one of its manifests needs the blob.
@@ -143,37 +149,98 @@ impl Catalog {
         event: Option<&Event>,
     ) -> Result<bool, CatalogError> {
         let link = keys::link(repository, digest);
-        let Some(found) = self.store().get(&link, At::Latest).await? else { return Ok(false) };
-        if self.any(&keys::references_in(digest, repository)).await? {
-            return Err(CatalogError::BlobInUse(*digest));
-        }
-        let candidate = Candidate { digest: *digest, since: self.now() };
-        let mut transaction = Transaction::new()
-            .if_modified_at(link.clone(), found.modified)
-            .delete(link.clone())
-            .delete(keys::blob_link(digest, repository))
-            .put_record(&candidate)?;
-        if let Some(event) = event {
-            transaction = transaction.event(event)?;
-        }
-        match self.commit(transaction).await? {
-            Outcome::Conflict { .. } => Ok(false),
-            Outcome::Committed(_) => {
-                // A manifest that was pushed between the look and the commit needs the blob: the link comes back.
-                if self.any(&keys::references_in(digest, repository)).await? {
-                    let back = Transaction::new()
-                        .put(link, Bytes::new())
-                        .put(keys::blob_link(digest, repository), Bytes::new());
-                    self.commit(back).await?;
-                    return Err(CatalogError::BlobInUse(*digest));
-                }
-                Ok(true)
+        for _ in 0..ATTEMPTS_MAX {
+            let Some(found) = self.store().get(&link, At::Latest).await? else { return Ok(false) };
+            if self.any(&keys::references_in(digest, repository)).await? {
+                return Err(CatalogError::BlobInUse(*digest));
+            }
+            let unlinked =
+                UnlinkedBlob { repository: repository.clone(), digest: *digest, since: self.now() };
+            let first = Transaction::new()
+                .if_modified_at(link.clone(), found.modified)
+                .delete(link.clone())
+                .put_record(&unlinked)?;
+            if self.commit(first).await?.committed().is_some() {
+                return self.finish_unlink(repository, digest, event).await.map(|()| true);
             }
         }
+        Err(CatalogError::Contention("link"))
+    }
+
+    /// The second step of [`Self::unlink_blob`]; may be called again at any time.
+    ///
+    /// # Errors
+    /// [`CatalogError::BlobInUse`] when a manifest needs the blob: it is linked again.
+    async fn finish_unlink(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+        event: Option<&Event>,
+    ) -> Result<(), CatalogError> {
+        let key = keys::unlinked_blob(repository, digest);
+        let link = keys::link(repository, digest);
+        let blob_link = keys::blob_link(digest, repository);
+        for _ in 0..ATTEMPTS_MAX {
+            let Some(found) = self.get(&key).await? else { return Ok(()) };
+            let transaction = Transaction::new().if_modified_at(&key, found.modified).delete(&key);
+            if self.any(&keys::references_in(digest, repository)).await? {
+                // Not while the collector is deciding about it: that looks for references too, and links it again.
+                let back = transaction
+                    .if_present(keys::repository(repository))
+                    .if_absent(keys::condemned(digest))
+                    .put(link.clone(), Bytes::new())
+                    .put(blob_link.clone(), Bytes::new());
+                if self.commit(back).await?.committed().is_some() {
+                    return Err(CatalogError::BlobInUse(*digest));
+                }
+            } else if self.store().get(&link, At::Latest).await?.is_some() {
+                // Linked again by an upload since.
+                if self.commit(transaction).await?.committed().is_some() {
+                    return Ok(());
+                }
+            } else {
+                let candidate = Candidate { digest: *digest, since: self.now() };
+                let mut gone = transaction
+                    .if_absent(link.clone())
+                    .delete(blob_link.clone())
+                    .put_record(&candidate)?;
+                if let Some(event) = event {
+                    gone = gone.event(event)?;
+                }
+                if self.commit(gone).await?.committed().is_some() {
+                    return Ok(());
+                }
+            }
+        }
+        Err(CatalogError::Contention("link"))
+    }
+
+    /// Brings to their end the removals of links that were interrupted. Yields how many.
+    pub async fn finish_unlinked_blobs(&self) -> Result<u64, CatalogError> {
+        let left: Vec<UnlinkedBlob> = self.all(Kind::UnlinkedBlob.prefix().as_bytes()).await?;
+        let mut finished = 0;
+        for unlinked in left {
+            match self.finish_unlink(&unlinked.repository, &unlinked.digest, None).await {
+                Ok(()) | Err(CatalogError::BlobInUse(_)) => finished += 1,
+                // The collector is at it; the next time will do.
+                Err(CatalogError::Contention(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(finished)
     }
 
     /// Takes all blobs away from a repository that was deleted.
     pub(crate) async fn unlink_all(&self, repository: &RepositoryId) -> Result<(), CatalogError> {
+        for name in self.all_names(&keys::unlinked_blobs(repository)).await? {
+            let Ok(digest) = name.parse::<Digest>() else { continue };
+            let candidate = Candidate { digest, since: self.now() };
+            let gone = Transaction::new()
+                .delete(keys::unlinked_blob(repository, &digest))
+                .delete(keys::blob_link(&digest, repository))
+                .put_record(&candidate)?;
+            self.commit(gone).await?;
+        }
         let limit = (self.store().limits().operations_max / 3).max(1);
         loop {
             let page = self.names(&keys::links(repository), None, limit, At::Latest).await?;

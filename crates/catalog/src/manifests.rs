@@ -11,6 +11,7 @@ use crate::{
     records::{
         Event, EventObject, EventType, ManifestRecord, ReferrerRecord, Repository, TagRecord,
     },
+    staging::Ahead,
 };
 
 /// Compressed bytes of a manifest in one value: well below what any engine takes.
@@ -119,15 +120,31 @@ impl Catalog {
         Ok(body.into())
     }
 
-    /// A manifest with its bytes.
+    /// A manifest with its bytes; `None` when it is not there, or is deleted just now.
     pub async fn read_manifest(
         &self,
         repository: &RepositoryId,
         digest: &Digest,
     ) -> Result<Option<StoredManifest>, CatalogError> {
-        let Some(found) = self.get_manifest(repository, digest).await? else { return Ok(None) };
-        let body = self.manifest_body(&found.value, At::Latest).await?;
-        Ok(Some(StoredManifest { record: found.value, body }))
+        for _ in 0..ATTEMPTS_MAX {
+            let Some(found) = self.get_manifest(repository, digest).await? else { return Ok(None) };
+            match self.manifest_body(&found.value, At::Latest).await {
+                Ok(body) => return Ok(Some(StoredManifest { record: found.value, body })),
+                Err(error) if !self.has_changed(&found).await? => return Err(error),
+                // Deleted between the two reads, and perhaps pushed again.
+                Err(_) => {}
+            }
+        }
+        Err(CatalogError::Contention("manifest"))
+    }
+
+    /// Whether a manifest was deleted or pushed since it was read, which explains missing bytes.
+    pub(crate) async fn has_changed(
+        &self,
+        read: &Versioned<ManifestRecord>,
+    ) -> Result<bool, CatalogError> {
+        let now = self.get_manifest(&read.value.repository, &read.value.digest).await?;
+        Ok(now.is_none_or(|now| now.modified != read.modified))
     }
 
     /// Stores a manifest, its tags, references, place among referrers and events, in one transaction. What does not fit
@@ -150,17 +167,23 @@ impl Catalog {
         let base = 8 + 6 * put.tags.len();
         let stage_parts = parts.len() > 1;
         let stage_blobs = blobs.len() + base > limits.operations_max;
-        if stage_parts {
-            for (number, part) in (0..).zip(&parts) {
-                let key = keys::manifest_body(&put.repository.id, &put.digest, number);
-                self.commit(Transaction::new().put(key, part.clone())).await?;
-            }
-        }
-        if stage_blobs {
-            self.stage_references(put, &blobs).await?;
-        }
+        let ahead = Ahead {
+            parts: if stage_parts { &parts } else { &[] },
+            blobs: if stage_blobs { &blobs } else { &[] },
+        };
         for _ in 0..ATTEMPTS_MAX {
+            let mut staged = None;
+            if stage_parts || stage_blobs {
+                match self.stage_manifest(put, &ahead).await? {
+                    Some(mark) => staged = Some(mark),
+                    None => continue,
+                }
+            }
             let (mut transaction, outcome) = self.manifest_transaction(put, &parts).await?;
+            if let Some(mark) = staged {
+                let key = keys::staged_manifest(&put.repository.id, &put.digest);
+                transaction = transaction.if_modified_at(&key, mark).delete(&key);
+            }
             if !stage_parts {
                 let key = keys::manifest_body(&put.repository.id, &put.digest, 0);
                 transaction = transaction.put(key, parts.first().cloned().unwrap_or_default());
@@ -178,6 +201,9 @@ impl Catalog {
             match self.commit(transaction).await? {
                 Outcome::Committed(_) => return Ok(outcome),
                 Outcome::Conflict { condition: 0, .. } => return Err(repository_gone(put)),
+                Outcome::Conflict { condition: 1, .. } => {
+                    self.finish_deleted_manifest(&put.repository.id, &put.digest).await?;
+                }
                 Outcome::Conflict { condition, .. } if condition >= first_link => {
                     return Err(CatalogError::BlobMissing(blobs[condition - first_link]));
                 }
@@ -205,35 +231,8 @@ impl Catalog {
         Ok(blobs)
     }
 
-    /// Writes references ahead of a manifest that has too many for one transaction. They carry the time, since the
-    /// collector drops a reference whose manifest never came.
-    async fn stage_references(
-        &self,
-        put: &PutManifest<'_>,
-        blobs: &[Digest],
-    ) -> Result<(), CatalogError> {
-        let id = &put.repository.id;
-        let time = Bytes::from(self.now().millis().to_string());
-        for chunk in blobs.chunks(self.store().limits().operations_max.saturating_sub(1).max(1)) {
-            let transaction = chunk.iter().fold(
-                Transaction::new().if_present(keys::repository(id)),
-                |t, digest| {
-                    t.if_present(keys::link(id, digest))
-                        .put(keys::reference(digest, id, &put.digest), time.clone())
-                },
-            );
-            match self.commit(transaction).await? {
-                Outcome::Committed(_) => {}
-                Outcome::Conflict { condition: 0, .. } => return Err(repository_gone(put)),
-                Outcome::Conflict { condition, .. } => {
-                    return Err(CatalogError::BlobMissing(chunk[condition - 1]));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The record, tags, referrer and events. Condition 0 is that the repository is there.
+    /// The record, tags, referrer and events. Condition 0 is that the repository is there; condition 1 that no deletion
+    /// of this manifest is under way, which would take the references of the new one with it.
     async fn manifest_transaction(
         &self,
         put: &PutManifest<'_>,
@@ -244,7 +243,9 @@ impl Catalog {
         let known = self.get_manifest(id, &put.digest).await?;
         let record = new_record(put, parts.len(), now);
         let manifest_key = keys::manifest(id, &put.digest);
-        let mut transaction = Transaction::new().if_present(keys::repository(id));
+        let mut transaction = Transaction::new()
+            .if_present(keys::repository(id))
+            .if_absent(keys::deleted_manifest(id, &put.digest));
         transaction = match &known {
             Some(known) => transaction.if_modified_at(&manifest_key, known.modified),
             None => transaction.if_absent(&manifest_key),
@@ -336,7 +337,7 @@ impl Catalog {
     }
 }
 
-fn repository_gone(put: &PutManifest<'_>) -> CatalogError {
+pub(crate) fn repository_gone(put: &PutManifest<'_>) -> CatalogError {
     CatalogError::Missing { kind: "repository", name: put.repository.name.to_string() }
 }
 

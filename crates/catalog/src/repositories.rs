@@ -127,6 +127,7 @@ impl Catalog {
                 self.delete_manifest(id, &digest, None).await?;
             }
         }
+        self.drop_staged_of(id).await?;
         self.unlink_all(id).await?;
         let grants: Vec<crate::records::RepositoryGrant> =
             self.all(&keys::repository_grants(id)).await?;

@@ -64,7 +64,7 @@ pub async fn collect(
     let mut report = CollectReport::default();
     if !options.dry_run {
         for condemned in catalog.list_condemned().await? {
-            decide(catalog, blobs, &condemned, options.grace).await?;
+            decide(catalog, blobs, &condemned).await?;
             report.resumed += 1;
         }
     }
@@ -74,7 +74,7 @@ pub async fn collect(
         for candidate in &page.items {
             let digest = candidate.value.digest;
             report.candidates += 1;
-            if catalog.is_referenced(&digest, options.grace).await? {
+            if catalog.is_referenced(&digest).await? {
                 report.needed += 1;
                 if !options.dry_run {
                     catalog.clear_candidate(candidate).await?;
@@ -95,8 +95,7 @@ pub async fn collect(
             let removed = options.dry_run
                 || match catalog.condemn(candidate).await? {
                     Some(condemned) => {
-                        decide(catalog, blobs, &condemned, options.grace).await?
-                            == CondemnedState::Remove
+                        decide(catalog, blobs, &condemned).await? == CondemnedState::Remove
                     }
                     None => false,
                 };
@@ -121,9 +120,8 @@ pub(crate) async fn decide(
     catalog: &Catalog,
     blobs: &dyn BlobStorage,
     condemned: &Condemned,
-    grace: Duration,
 ) -> Result<CondemnedState, JobError> {
-    let state = catalog.decide_condemned(condemned, grace).await?;
+    let state = catalog.decide_condemned(condemned).await?;
     if state == CondemnedState::Remove {
         blobs.delete(&condemned.digest).await?;
         catalog.finish_condemned(condemned).await?;

@@ -46,7 +46,7 @@ pub async fn sweep(
             let removed = dry_run
                 || match catalog.condemn_orphan(&entry.digest).await? {
                     Some(condemned) => {
-                        decide(catalog, blobs, &condemned, grace).await? == CondemnedState::Remove
+                        decide(catalog, blobs, &condemned).await? == CondemnedState::Remove
                     }
                     None => false,
                 };

@@ -19,7 +19,7 @@ use crate::JobError;
 pub struct TidyReport {
     /// Deleted repositories whose content was unlinked.
     pub repositories: u64,
-    /// Deleted manifests whose references were dropped.
+    /// Manifests whose deletion, or whose push in several steps, was interrupted: what was left of them is gone.
     pub manifests: u64,
     /// Uploads that were purged.
     pub uploads: u64,
@@ -31,6 +31,10 @@ pub struct TidyReport {
     pub compacted_to: Revision,
 }
 
+/// How long a push may take for its last steps, which are a few writes to the store. One that is given up while it still
+/// runs starts over by itself.
+const STAGED_EXPIRY: Duration = Duration::from_secs(3600);
+
 /// Does all small duties once. History of the store is kept from `keep_from` on (and from every hold on).
 pub async fn tidy(
     catalog: &Catalog,
@@ -41,9 +45,11 @@ pub async fn tidy(
     let now = catalog.now();
     let mut report = TidyReport::default();
     for left in catalog.deleted_manifests().await? {
-        catalog.finish_deleted_manifest(&left).await?;
+        catalog.finish_deleted_manifest(&left.repository, &left.digest).await?;
         report.manifests += 1;
     }
+    report.manifests += catalog.drop_staged_manifests(now.minus(STAGED_EXPIRY)).await?;
+    catalog.finish_unlinked_blobs().await?;
     let deleted: Vec<DeletedRepository> =
         catalog.all(Kind::DeletedRepository.prefix().as_bytes()).await?;
     for repository in deleted {

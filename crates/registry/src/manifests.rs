@@ -9,10 +9,9 @@ use axum::{
 use bytes::Bytes;
 use dtr_access::{Caller, Operation};
 use dtr_catalog::{
-    PutManifest,
+    PutManifest, StoredManifest,
     records::{EventType, ManifestRecord, Repository},
 };
-use dtr_store::At;
 use dtr_types::{
     Algorithm, Digest, MANIFEST_BYTES_MAX, Manifest, ManifestKind, MediaType, RepositoryName, Tag,
 };
@@ -86,15 +85,10 @@ async fn read(
         let media_type = known.map_or(media_type, |record| record.media_type);
         return Ok(Some((media_type, body)));
     }
-    let catalog = &registry.catalog;
-    let record = match known {
-        Some(record) => record,
-        None => match catalog.get_manifest(&repository.id, &digest).await? {
-            Some(found) => found.value,
-            None => return Ok(None),
-        },
+    let Some(stored) = registry.catalog.read_manifest(&repository.id, &digest).await? else {
+        return Ok(None);
     };
-    let body = catalog.manifest_body(&record, At::Latest).await?;
+    let StoredManifest { record, body } = stored;
     if !digest.matches(&body) {
         return Err(dtr_catalog::CatalogError::Record {
             kind: "manifest",

@@ -142,6 +142,36 @@ pub struct DeletedManifest {
 }
 record!(DeletedManifest, DeletedManifest, |d| keys::deleted_manifest(&d.repository, &d.digest));
 
+/// A manifest that is being pushed, and has more references or bytes than one transaction takes: they are written ahead
+/// of it. While this is there unchanged, so is what was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StagedManifest {
+    /// The repository it will be in.
+    pub repository: RepositoryId,
+    /// Its digest.
+    pub digest: Digest,
+    /// The blobs it will refer to, if the references are written ahead.
+    pub blobs: Vec<Digest>,
+    /// Since when.
+    pub since: Timestamp,
+}
+record!(StagedManifest, StagedManifest, |s| keys::staged_manifest(&s.repository, &s.digest));
+
+/// A blob that is being taken away from a repository: no manifest can be pushed that needs it, but it stays readable
+/// until it is clear that none does already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnlinkedBlob {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The blob.
+    pub digest: Digest,
+    /// Since when.
+    pub since: Timestamp,
+}
+record!(UnlinkedBlob, UnlinkedBlob, |u| keys::unlinked_blob(&u.repository, &u.digest));
+
 /// An upload session: what is needed to go on with it on any replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

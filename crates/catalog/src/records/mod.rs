@@ -15,7 +15,7 @@ pub use cluster::{
 };
 pub use content::{
     BlobRecord, Candidate, CondemnedRecord, DeletedManifest, ManifestRecord, ReferrerRecord,
-    TagRecord, UploadRecord,
+    StagedManifest, TagRecord, UnlinkedBlob, UploadRecord,
 };
 pub use event::{Event, EventObject, EventType};
 pub use identity::{

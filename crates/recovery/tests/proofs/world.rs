@@ -352,19 +352,14 @@ impl World {
             let page = self.catalog.list_candidates(after.as_ref(), 100).await.unwrap();
             for candidate in &page.items {
                 after = Some(candidate.value.digest);
-                if self
-                    .catalog
-                    .is_referenced(&candidate.value.digest, Duration::ZERO)
-                    .await
-                    .unwrap()
-                {
+                if self.catalog.is_referenced(&candidate.value.digest).await.unwrap() {
                     self.catalog.clear_candidate(candidate).await.unwrap();
                     continue;
                 }
                 let Some(condemned) = self.catalog.condemn(candidate).await.unwrap() else {
                     continue;
                 };
-                let decided = self.catalog.decide_condemned(&condemned, Duration::ZERO).await;
+                let decided = self.catalog.decide_condemned(&condemned).await;
                 if decided.unwrap() == CondemnedState::Remove {
                     self.blobs.delete(&condemned.digest).await.unwrap();
                     self.catalog.finish_condemned(&condemned).await.unwrap();

@@ -1,0 +1,189 @@
+//! One actor does all its work between two steps of another, for every such gap: what a race does once in a million runs
+//! happens here in each.
+
+use std::{future::Future, pin::pin};
+
+use dtr_catalog::CatalogError;
+use dtr_types::Digest;
+
+use crate::{
+    pausing::{Gate, polls},
+    world::{Backup, GRACE, World, clock, engine},
+};
+
+/// So few that pushing and deleting an image takes several transactions.
+const OPERATIONS_FEW: usize = 14;
+const OPERATIONS_USUAL: usize = 128;
+
+/// What an actor does. The image is number 0, in the first repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Push,
+    Delete,
+    /// Deletes a blob of the image by digest.
+    Unlink,
+    /// Pushes the image into another repository, where its blobs are mounted.
+    PushElsewhere,
+    DeleteElsewhere,
+    Backup,
+    Collect,
+    Tidy,
+    /// A second push, given up after these steps.
+    PushCut(usize),
+}
+
+/// How things are before.
+#[derive(Clone, Copy, Debug)]
+enum Before {
+    Nothing,
+    /// The image is there.
+    Pushed,
+    /// It was there: its blobs are old candidates.
+    Garbage,
+}
+
+async fn act(world: &World, act: Act, backups: &mut Vec<Backup>) {
+    let [here, elsewhere, ..] = world.repositories.as_slice() else { panic!("repositories") };
+    let delete = async |repository| {
+        let digest = Digest::of(&world.image(0).body);
+        let deleted = world.catalog.delete_manifest(repository, &digest, None).await;
+        deleted.expect("deleted, or not there");
+    };
+    match act {
+        // A push that the collector was faster than is repeated by its client.
+        Act::Push => while !world.push(here, 0).await {},
+        Act::PushElsewhere => while !world.push(elsewhere, 0).await {},
+        Act::PushCut(steps) => drop(crate::pausing::cut(world.push(here, 0), steps).await),
+        Act::Delete => delete(&here.id).await,
+        Act::DeleteElsewhere => delete(&elsewhere.id).await,
+        Act::Unlink => {
+            let digest = Digest::of(&world.image(0).blobs[1]);
+            let unlinked = world.catalog.unlink_blob(&here.id, &digest, None).await;
+            let fine = matches!(unlinked, Ok(_) | Err(CatalogError::BlobInUse(_)));
+            assert!(fine, "{unlinked:?}");
+        }
+        Act::Backup => backups.push(world.begin_backup().await),
+        Act::Collect => world.collect().await,
+        Act::Tidy => world.tidy().await,
+    }
+}
+
+async fn acts(world: &World, acts: &[Act]) -> Vec<Backup> {
+    let mut backups = Vec::new();
+    for next in acts {
+        act(world, *next, &mut backups).await;
+    }
+    backups
+}
+
+/// Runs `first` up to its step number `step`, then all of `second`, then the rest of `first`. Should `second` have to wait
+/// for `first`, they go on together. `false` when `first` has no such step.
+async fn between<A, B>(gate: &Gate, first: A, second: B) -> (A::Output, Option<B::Output>)
+where
+    A: Future,
+    B: Future,
+{
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    if let Some(output) = gate.reached(first.as_mut()).await {
+        return (output, None);
+    }
+    let mut done = polls(second.as_mut(), 3000).await;
+    gate.open();
+    if done.is_none() {
+        let (output, other) = tokio::join!(first, second);
+        return (output, Some(other));
+    }
+    (first.await, done.take())
+}
+
+/// All gaps of `first`.
+async fn every_gap(operations_max: usize, before: Before, first: Act, second: &[Act]) {
+    for step in 1.. {
+        let what = format!("{before:?}: {second:?} before step {step} of {first:?}");
+        let clock = clock();
+        let store = engine(operations_max, &clock);
+        let world = World::new(store.clone(), clock, (2, false), 1).await;
+        match before {
+            Before::Nothing => {}
+            Before::Pushed => drop(acts(&world, &[Act::Push]).await),
+            Before::Garbage => drop(acts(&world, &[Act::Push, Act::Delete]).await),
+        }
+        world.clock.advance(2 * GRACE);
+        let gate = Gate::at(step);
+        let gated = world.through(gate.before(store));
+        let (mut backups, others) =
+            between(&gate, acts(&gated, &[first]), acts(&world, second)).await;
+        let Some(others) = others else { return };
+        backups.extend(others);
+        world.check().await;
+        // What the collector was kept from it now does.
+        world.clock.advance(2 * GRACE);
+        world.tidy().await;
+        world.collect().await;
+        world.check().await;
+        for backup in backups {
+            world.end_backup(backup).await;
+        }
+        world.drain(&what).await;
+    }
+}
+
+#[tokio::test]
+async fn of_the_collector() {
+    use Act::*;
+    for (operations_max, count) in [(OPERATIONS_FEW, 5), (OPERATIONS_USUAL, 2)] {
+        let others: [&[Act]; 5] = [
+            &[Push],
+            &[Push, Backup, Delete],
+            &[PushElsewhere, Backup, Delete],
+            &[PushElsewhere, Unlink, Backup, DeleteElsewhere],
+            &[PushCut(20), Backup],
+        ];
+        for second in &others[..count] {
+            every_gap(operations_max, Before::Garbage, Collect, second).await;
+        }
+        every_gap(operations_max, Before::Pushed, Collect, &[Backup, Delete]).await;
+    }
+}
+
+#[tokio::test]
+async fn of_a_push() {
+    use Act::*;
+    for (operations_max, count) in [(OPERATIONS_FEW, 6), (OPERATIONS_USUAL, 2)] {
+        let others: [&[Act]; 6] = [
+            &[Collect],
+            &[Push, Delete],
+            &[Push, Delete, PushCut(60)],
+            &[Push, Delete, PushCut(40), Collect],
+            &[Unlink, Tidy, Collect],
+            &[Push, Backup, Delete, Collect],
+        ];
+        for second in &others[..count] {
+            every_gap(operations_max, Before::Garbage, Push, second).await;
+        }
+        every_gap(operations_max, Before::Pushed, Push, &[Delete, Collect]).await;
+        every_gap(operations_max, Before::Nothing, Push, &[Push, Delete, Backup]).await;
+    }
+}
+
+#[tokio::test]
+async fn of_a_deletion() {
+    use Act::*;
+    for (operations_max, count) in [(OPERATIONS_FEW, 5), (OPERATIONS_USUAL, 2)] {
+        let others: [&[Act]; 5] = [
+            &[Delete, Push, Backup],
+            &[Collect, Push],
+            &[Push, Backup],
+            &[Delete, PushCut(50), Collect],
+            &[Backup, Delete, Collect],
+        ];
+        for first in [Delete, Unlink] {
+            for second in &others[..count] {
+                every_gap(operations_max, Before::Pushed, first, second).await;
+                if first == Unlink {
+                    every_gap(operations_max, Before::Garbage, first, second).await;
+                }
+            }
+        }
+    }
+}
