@@ -51,7 +51,7 @@ const BACKUP_ID: HeaderName = HeaderName::from_static("x-dtr-backup-id");
 
 /// What to put in.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct BackupParams {
     /// The image content.

@@ -1,6 +1,10 @@
 //! Events: who did what, when; of the whole registry or of one repository.
 
-use axum::{Json, extract::State, http::HeaderMap};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, HeaderValue},
+};
 use dtr_access::Operation;
 use dtr_catalog::records::{Event, EventType, Repository};
 use serde::{Deserialize, Serialize};
@@ -10,7 +14,7 @@ use crate::{
     ApiError, ApiState,
     auth::{self, Asking},
     extract::{Params, Parted},
-    paging::{PageParams, page_of},
+    paging::{NEXT_PAGE, PageParams, page_of},
 };
 
 /// What was done.
@@ -143,7 +147,7 @@ async fn list_page(
     };
     let until = EventParams::bound(params.published_before.as_deref())?;
     let mut found: Vec<Event> = Vec::new();
-    let mut looked_at = 0;
+    let (mut looked_at, mut goes_on) = (0, None);
     loop {
         let id = repository.map(|repository| &repository.id);
         let read = state.catalog.list_events(id, &from, &until, 500).await?;
@@ -155,13 +159,20 @@ async fn list_page(
             }
         }
         let Some(last) = last else { break };
-        // The least id after the last one.
-        from = format!("{last}\u{0}");
-        if found.len() > size || !read.more || looked_at >= LOOKED_AT_MAX {
+        // All ids are of one length, so this is after the last one and before the next.
+        from = format!("{last}0");
+        if found.len() > size || !read.more {
+            break;
+        }
+        if looked_at >= LOOKED_AT_MAX {
+            goes_on = Some(from);
             break;
         }
     }
-    let (headers, found) = page_of(found, size, |event| event.id.clone());
+    let (mut headers, found) = page_of(found, size, |event| event.id.clone());
+    if let Some(value) = goes_on.and_then(|from| HeaderValue::from_str(&from).ok()) {
+        headers.insert(NEXT_PAGE, value);
+    }
     Ok((headers, Json(found.into_iter().map(event_view).collect())))
 }
 

@@ -11,6 +11,9 @@ pub(crate) const PAGE_SIZE_MAX: usize = 1000;
 /// Items of a page when nothing is asked for, as in the original.
 const PAGE_SIZE_DEFAULT: usize = 10;
 
+/// Where the next page begins; absent on the last one.
+pub(crate) const NEXT_PAGE: HeaderName = HeaderName::from_static("x-next-page-start");
+
 /// Which page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
@@ -52,7 +55,7 @@ pub(crate) fn page_of<T>(
         let next = start_of(&items[size]);
         items.truncate(size);
         if let Ok(value) = HeaderValue::from_str(&next) {
-            headers.insert(HeaderName::from_static("x-next-page-start"), value);
+            headers.insert(NEXT_PAGE, value);
         }
     }
     (headers, items)

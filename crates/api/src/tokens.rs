@@ -141,7 +141,7 @@ async fn find(state: &ApiState, asking: &Asking, hash: &str) -> Result<AccessTok
     }
     let found = state.catalog.get(&dtr_catalog::keys::access_token(hash)).await?;
     let token = found.ok_or_else(unknown)?.value;
-    if token.account != principal.account.id && !principal.account.is_admin {
+    if token.account != principal.account.id && !asking.is_admin() {
         return Err(unknown());
     }
     Ok(token)
@@ -238,6 +238,7 @@ pub(crate) async fn delete_unused(
     Params(params): Params<DeleteParams>,
 ) -> Result<StatusCode, ApiError> {
     let account = whose(&state, &asking, params.username.as_deref()).await?;
+    asking.unlimited()?;
     let before = time(params.usedbefore.as_deref())?;
     let origin = match params.generatedby.as_deref() {
         None | Some("auto") => TokenOrigin::Auto,
