@@ -31,10 +31,10 @@ pub const REPOSITORY: &str = "bench/many";
 const LAYERS: u32 = 20;
 
 /// The rooms below the registry, over a folder.
-async fn open(dir: &Path, blobs: &Path) -> Result<(Catalog, SharedBlobs)> {
+async fn open(dir: &Path, blobs: &Path, options: Options) -> Result<(Catalog, SharedBlobs)> {
     std::fs::create_dir_all(dir)?;
     let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
-    let store = EmbeddedStore::open(&dir.join("store.redb"), Options::default())?;
+    let store = EmbeddedStore::open(&dir.join("store.redb"), options)?;
     let storage = dtr_blobs::Options::new(clock.clone(), random.clone());
     let blobs = FileStorage::open(blobs, storage).await?;
     Ok((Catalog::new(store, clock, random), Arc::new(blobs)))
@@ -42,7 +42,7 @@ async fn open(dir: &Path, blobs: &Path) -> Result<(Catalog, SharedBlobs)> {
 
 /// Serves until asked to stop.
 pub async fn serve(dir: &Path, listen: SocketAddr) -> Result<()> {
-    let (catalog, blobs) = open(dir, &dir.join("blobs")).await?;
+    let (catalog, blobs) = open(dir, &dir.join("blobs"), Options::default()).await?;
     if catalog.cluster().await?.is_none() {
         catalog
             .create_cluster(&ClusterRecord {
@@ -87,7 +87,7 @@ fn backups(catalog: Catalog, blobs: SharedBlobs) -> Router {
 
 /// Restores, and says how fast and with how much memory.
 pub async fn restore(archive: &Path, dir: &Path, blobs: &Path) -> Result<()> {
-    let (catalog, blobs) = open(dir, blobs).await?;
+    let (catalog, blobs) = open(dir, blobs, Options::for_loading()).await?;
     let idle = own_memory_mib("VmHWM")?;
     let began = Instant::now();
     let target = Arc::new(RestoreTarget { catalog, blobs, identity: None, identity_target: None });
@@ -108,7 +108,7 @@ pub async fn restore(archive: &Path, dir: &Path, blobs: &Path) -> Result<()> {
 
 /// Fills a store with manifests and tags, without the way through HTTP.
 pub async fn fill(dir: &Path, manifests: u32, tags: u32) -> Result<()> {
-    let (catalog, blobs) = open(dir, &dir.join("blobs")).await?;
+    let (catalog, blobs) = open(dir, &dir.join("blobs"), Options::for_loading()).await?;
     let now = SystemClock.now();
     let repository = Repository {
         id: RepositoryId::random(&SystemRandom),

@@ -8,7 +8,7 @@ use dtr_types::{Digest, RepositoryId, Revision};
 use serde::Deserialize;
 
 use crate::{
-    Catalog, CatalogError, Kind, codec, keys,
+    Catalog, CatalogError, Kind, body, codec, keys,
     records::{DeletedManifest, DeletedRepository},
 };
 
@@ -86,8 +86,7 @@ impl ManifestLine {
         if size > dtr_types::MANIFEST_BYTES_MAX {
             return Err(damaged("its size is beyond the limit".to_owned()));
         }
-        let body =
-            zstd::bulk::decompress(packed, size).map_err(|e| damaged(format!("its bytes: {e}")))?;
+        let body = body::unpack(packed, size).map_err(|e| damaged(format!("its bytes: {e}")))?;
         if body.len() != size {
             return Err(damaged("its bytes have another size".to_owned()));
         }

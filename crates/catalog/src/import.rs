@@ -14,7 +14,9 @@ use dtr_types::{Digest, Manifest, RepositoryId};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 use crate::{
-    Catalog, CatalogError, Derive, Kind, TransactionExt as _, codec, keys, manifests,
+    Catalog, CatalogError, Derive, Kind, TransactionExt as _,
+    body::pack,
+    codec, keys,
     records::{ClusterRecord, ManifestRecord, ReferrerRecord, RestoreRecord, Settings},
 };
 
@@ -98,7 +100,7 @@ impl Loader {
         lost: &[Digest],
     ) -> Result<(), CatalogError> {
         let id = &record.repository;
-        let parts = manifests::compress(body)?;
+        let parts = pack(body)?;
         let parts_count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         for (number, part) in (0..).zip(parts) {
             self.write(keys::manifest_body(id, &record.digest, number), part).await?;

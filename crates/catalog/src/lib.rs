@@ -11,6 +11,7 @@
 pub mod keys;
 pub mod records;
 
+mod body;
 mod catalog;
 mod codec;
 mod collect;

@@ -5,7 +5,7 @@ use dtr_store::{At, Condition, Outcome, Transaction};
 use dtr_types::{AccountId, Digest, Manifest, ManifestKind, RepositoryId, Tag, Timestamp};
 
 use crate::{
-    Catalog, CatalogError, TransactionExt as _, Versioned,
+    Catalog, CatalogError, TransactionExt as _, Versioned, body,
     catalog::ATTEMPTS_MAX,
     keys,
     records::{
@@ -14,12 +14,8 @@ use crate::{
     staging::Ahead,
 };
 
-/// Compressed bytes of a manifest in one value: well below what any engine takes.
-const PART_BYTES: usize = 512 * 1024;
 /// Blobs that one manifest may refer to.
 const BLOBS_MAX: usize = 10_000;
-/// How hard manifests are compressed: they are small and read often.
-const ZSTD_LEVEL: i32 = 3;
 
 /// A manifest to store, checked as far as that needs no catalog.
 #[derive(Clone, Debug)]
@@ -62,17 +58,6 @@ pub struct StoredManifest {
     pub body: Bytes,
 }
 
-/// A manifest's bytes as they are stored.
-pub(crate) fn compress(body: &[u8]) -> Result<Vec<Bytes>, CatalogError> {
-    let packed = zstd::bulk::compress(body, ZSTD_LEVEL)
-        .map_err(|e| CatalogError::Encode { kind: "manifest", reason: e.to_string() })?;
-    let packed = Bytes::from(packed);
-    Ok((0..packed.len())
-        .step_by(PART_BYTES)
-        .map(|at| packed.slice(at..packed.len().min(at + PART_BYTES)))
-        .collect())
-}
-
 impl Catalog {
     /// A manifest's record.
     pub async fn get_manifest(
@@ -112,8 +97,8 @@ impl Catalog {
         if size > dtr_types::MANIFEST_BYTES_MAX {
             return Err(damaged("its size is beyond the limit"));
         }
-        let body = zstd::bulk::decompress(&packed, size)
-            .map_err(|_| damaged("its bytes cannot be unpacked"))?;
+        let body =
+            body::unpack(&packed, size).map_err(|_| damaged("its bytes cannot be unpacked"))?;
         if body.len() != size {
             return Err(damaged("its bytes have another size"));
         }
@@ -163,7 +148,7 @@ impl Catalog {
             });
         }
         let limits = self.store().limits();
-        let parts = compress(put.body)?;
+        let parts = body::pack(put.body)?;
         let base = 8 + 6 * put.tags.len();
         let stage_parts = parts.len() > 1;
         let stage_blobs = blobs.len() + base > limits.operations_max;

@@ -72,6 +72,19 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// For filling an empty store as fast as it goes, before anybody is served from it: large transactions, and no more
+    /// syncs than it takes. What was filled can then be opened with any options.
+    pub fn for_loading() -> Self {
+        let limits = Limits {
+            operations_max: 16 * 1024,
+            transaction_bytes_max: 8 << 20,
+            ..Limits::default()
+        };
+        Self { limits, quick_repair: false, cache_bytes: 24 << 20, ..Self::default() }
+    }
+}
+
 /// The engine. Dropping it finishes what is queued, closes the file and ends the watches.
 pub struct EmbeddedStore {
     inner: Arc<Inner>,
@@ -190,7 +203,7 @@ impl Inner {
     }
 }
 
-/// Refuses what is too large or makes no sense; else says how large it is.
+/// Refuses what is too large or makes no sense; else says how large it is. The writes are in the order of their keys.
 fn check(transaction: &Transaction, limits: &Limits) -> Result<usize, StoreError> {
     let too_large = |what, size, limit| Err(StoreError::TooLarge { what, size, limit });
     let (conditions, writes) = (&transaction.conditions, &transaction.writes);
@@ -224,9 +237,7 @@ fn check(transaction: &Transaction, limits: &Limits) -> Result<usize, StoreError
     if bytes > limits.transaction_bytes_max {
         return too_large("a transaction", bytes, limits.transaction_bytes_max);
     }
-    let mut written: Vec<_> = writes.iter().map(Write::key).collect();
-    written.sort_unstable();
-    if written.windows(2).any(|pair| pair[0] == pair[1]) {
+    if writes.windows(2).any(|pair| pair[0].key() == pair[1].key()) {
         return Err(StoreError::Invalid("a key is written twice in one transaction"));
     }
     Ok(bytes)
@@ -267,7 +278,9 @@ impl Store for EmbeddedStore {
             .map_err(|e| StoreError::Unavailable { reason: e.to_string() })?
     }
 
-    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+    async fn commit(&self, mut transaction: Transaction) -> Result<Outcome, StoreError> {
+        // In order, neighbours in the tree are written one after the other.
+        transaction.writes.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         let bytes = check(&transaction, &self.limits)?;
         self.ask(bytes, |reply| Work::Commit(transaction, reply)).await
     }

@@ -66,12 +66,15 @@ pub enum DigestError {
     },
 }
 
+/// Bytes of the longest hash.
+const BYTES_MAX: usize = 64;
+
 /// The digest of some content. Rejects unknown algorithms, upper-case hexadecimal and wrong lengths.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
     /// The first 32 bytes are used by sha256, all 64 by sha512; the rest is zero.
-    bytes: [u8; 64],
+    bytes: [u8; BYTES_MAX],
 }
 
 impl Digest {
@@ -108,7 +111,7 @@ impl Digest {
     }
 
     fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Self {
-        let mut bytes = [0; 64];
+        let mut bytes = [0; BYTES_MAX];
         bytes[..raw.len()].copy_from_slice(raw);
         Self { algorithm, bytes }
     }
@@ -124,7 +127,7 @@ impl FromStr for Digest {
         if value.len() != algorithm.hex_len() || value.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(wrong);
         }
-        let mut bytes = [0; 64];
+        let mut bytes = [0; BYTES_MAX];
         hex::decode_to_slice(value, &mut bytes[..value.len() / 2]).map_err(|_| wrong)?;
         Ok(Self { algorithm, bytes })
     }
@@ -132,7 +135,13 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.as_str(), self.hex())
+        // Digests are most of every key, so this is called for each key that is made: no memory is taken for it.
+        let (bytes, mut digits) = (self.as_bytes(), [0; 2 * BYTES_MAX]);
+        let digits = &mut digits[..2 * bytes.len()];
+        hex::encode_to_slice(bytes, digits).map_err(|_| fmt::Error)?;
+        f.write_str(self.algorithm.as_str())?;
+        f.write_str(":")?;
+        f.write_str(std::str::from_utf8(digits).map_err(|_| fmt::Error)?)
     }
 }
 
