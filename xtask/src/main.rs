@@ -1,6 +1,8 @@
-//! `cargo xtask check`: the house rules that no compiler checks. Also runs as an ordinary test.
+//! Chores of the project: `cargo xtask check` (the house rules that no compiler checks; also runs as an ordinary test) and
+//! `cargo xtask crash` (what was acknowledged survives kill -9).
 
 mod check;
+mod crash;
 
 use std::process::ExitCode;
 
@@ -17,6 +19,8 @@ struct Arguments {
 enum Command {
     /// Checks the house rules over the whole checkout and lists every place that breaks one.
     Check,
+    /// Kills a server at random under load, again and again; everything acknowledged must be there.
+    Crash(crash::Options),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -29,5 +33,6 @@ fn main() -> anyhow::Result<ExitCode> {
             eprintln!("{} breaches of the house rules", found.len());
             Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Crash(options) => crash::run(&options),
     }
 }

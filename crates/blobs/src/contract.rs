@@ -25,6 +25,7 @@ pub async fn run(storage: Arc<dyn BlobStorage>) {
     contract.uploads_in_parts().await;
     contract.uploads_continue_where_they_stopped().await;
     contract.finished_uploads_are_closed().await;
+    contract.finished_uploads_can_be_opened_again().await;
     contract.publication_can_be_repeated().await;
     contract.publications_of_one_digest_at_once().await;
     contract.one_writer_at_a_time().await;
@@ -250,6 +251,53 @@ impl Contract {
         self.storage.upload_abort(&staged.id).await.expect("removed");
         let gone = self.storage.staged_digest(&staged, Algorithm::Sha512).await;
         assert!(matches!(gone, Err(BlobError::UploadNotFound(_))), "{gone:?}");
+        assert!(self.storage.uploads(None, 10).await.expect("listed").is_empty());
+    }
+
+    /// As after a crash between the finish, or the publication, and the commit.
+    async fn finished_uploads_can_be_opened_again(&self) {
+        let content = self.content(700_000);
+        for (at, published) in [(0, false), (600_000, false), (600_000, true), (700_000, true)] {
+            let staged = self.stage(&content).await;
+            let (id, digest) = (&staged.id, Digest::of(&content));
+            if published {
+                self.storage.publish(&staged, &digest).await.expect("published");
+            }
+            let more = self.storage.upload_reopen(id, 700_001).await;
+            assert!(matches!(more, Err(BlobError::Offset { present: 700_000, .. })), "{more:?}");
+            let mut hasher = Hasher::new(Algorithm::Sha256);
+            hasher.update(&content[..at]);
+            let other = self.content(300_000);
+            match self.storage.upload_reopen(id, at as u64).await {
+                // Where the staged bytes went with the publication, the upload begins anew.
+                Err(BlobError::UploadNotFound(_)) if published => {}
+                reopened => {
+                    reopened.expect("opened again");
+                    self.storage.upload_reopen(id, at as u64).await.expect("without effect");
+                    let end =
+                        self.storage.upload_append(id, at as u64, hasher, body(other.clone()));
+                    let end = end.await.expect("appended");
+                    let whole = [&content[..at], &other].concat();
+                    let second = Digest::of(&whole);
+                    assert_eq!(end.hasher.finish(), second);
+                    let staged = self.storage.upload_finish(id, end.size).await.expect("finished");
+                    self.storage.publish(&staged, &second).await.expect("published");
+                    assert_eq!(self.read(&second).await, whole);
+                    self.remove(&second).await;
+                }
+            }
+            if published {
+                assert_eq!(
+                    self.read(&digest).await,
+                    content,
+                    "what was published stays what it was"
+                );
+                self.remove(&digest).await;
+            }
+            self.storage.upload_abort(id).await.expect("removed");
+        }
+        let none = self.storage.upload_reopen(&UploadId::random(&self.random), 0).await;
+        assert!(matches!(none, Err(BlobError::UploadNotFound(_))), "{none:?}");
         assert!(self.storage.uploads(None, 10).await.expect("listed").is_empty());
     }
 

@@ -83,7 +83,8 @@ pub trait BlobStorage: Send + Sync + Debug {
     /// # Errors
     /// When the body breaks off or the disk is full, [`AppendError::kept`] says what is durable of it nevertheless.
     /// [`BlobError::Offset`] when the storage has less than `at` bytes, [`BlobError::UploadBusy`] when another append or
-    /// finish of it is under way, [`BlobError::UploadNotFound`] also after [`Self::upload_finish`].
+    /// finish of it is under way, [`BlobError::UploadNotFound`] also after [`Self::upload_finish`], until
+    /// [`Self::upload_reopen`].
     async fn upload_append(
         &self,
         id: &UploadId,
@@ -99,6 +100,13 @@ pub trait BlobStorage: Send + Sync + Debug {
     /// # Errors
     /// As [`Self::upload_append`].
     async fn upload_finish(&self, id: &UploadId, size: u64) -> Result<Staged, BlobError>;
+
+    /// Makes an upload that was finished one that can be appended to again, with its first `at` bytes: the process died
+    /// between the finish and the commit that should have followed. Without effect on one that was not finished.
+    ///
+    /// # Errors
+    /// As [`Self::upload_append`], and [`BlobError::UploadNotFound`] where publishing took the staged bytes away.
+    async fn upload_reopen(&self, id: &UploadId, at: u64) -> Result<(), BlobError>;
 
     /// The digest of a staged upload by an algorithm that did not run while it came. Reads all of it.
     ///

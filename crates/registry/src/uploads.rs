@@ -411,6 +411,10 @@ async fn append(
     end: Option<u64>,
 ) -> Result<Appended, OciError> {
     let record = &found.value;
+    if is_stored(found) {
+        // The end of it may have been under way when the process died: then its bytes are staged, its record is here.
+        registry.blobs.upload_reopen(&record.id, record.offset).await?;
+    }
     match registry.blobs.upload_append(&record.id, record.offset, hasher, body).await {
         Ok(appended) if end.is_some_and(|end| end != appended.size) => {
             undo(registry, found).await;

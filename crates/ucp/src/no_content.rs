@@ -51,6 +51,10 @@ impl BlobStorage for NoContent {
         Err(BlobError::UploadNotFound(id.clone()))
     }
 
+    async fn upload_reopen(&self, id: &UploadId, _: u64) -> Result<(), BlobError> {
+        Err(BlobError::UploadNotFound(id.clone()))
+    }
+
     async fn staged_digest(&self, staged: &Staged, _: Algorithm) -> Result<Digest, BlobError> {
         Err(BlobError::UploadNotFound(staged.id.clone()))
     }

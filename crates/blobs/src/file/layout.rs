@@ -5,7 +5,7 @@
 //! | `docker/registry/v2/blobs/<algorithm>/<first 2 digits>/<digits>/data` | a published blob |
 //! | `uploads/<upload id>` | an upload that is being written |
 //! | `uploads/<upload id>.staged` | the same, finished |
-//! | `uploads/<upload id>.publish` | a second name of it for the moment in which it replaces a blob |
+//! | `uploads/<upload id>.publish` | a second name of it for the moment in which it replaces a blob; or a copy of it that is to be written on |
 
 use std::path::{Path, PathBuf};
 

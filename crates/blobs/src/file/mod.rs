@@ -277,6 +277,11 @@ impl BlobStorage for FileStorage {
         self.run("finish an upload", move |inner| inner.upload_finish(id, size)).await
     }
 
+    async fn upload_reopen(&self, id: &UploadId, at: u64) -> Result<(), BlobError> {
+        let id = id.clone();
+        self.run("go on with an upload", move |inner| inner.upload_reopen(&id, at)).await
+    }
+
     async fn staged_digest(
         &self,
         staged: &Staged,

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    path::Path,
     pin::pin,
     sync::Arc,
 };
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use dtr_types::{Algorithm, Digest, Hasher, UploadId};
 use futures_util::StreamExt as _;
 
-use super::{FileStorage, Inner, failed, layout::UploadPath};
+use super::{FileStorage, Inner, failed, layout::UploadPath, unless_missing};
 use crate::{
     AppendError, Appended, BlobError, ByteStream, Staged,
     disk::{DiskFile, Open},
@@ -283,6 +284,34 @@ impl Drop for Leftover {
     }
 }
 
+/// Copies the first `length` bytes and makes them durable.
+fn copy_start(from: &dyn DiskFile, to: &dyn DiskFile, length: u64) -> io::Result<()> {
+    let (mut at, mut block) = (0, Vec::with_capacity(BATCH));
+    while at < length {
+        block.clear();
+        match from.read_at(&mut block, at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        }
+        block.truncate(usize::try_from(length - at).unwrap_or(usize::MAX));
+        let mut rest = block.as_slice();
+        while !rest.is_empty() {
+            match to.write_at(&[IoSlice::new(rest)], at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    at += n as u64;
+                    rest = &rest[n..];
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    to.sync()
+}
+
 impl Inner {
     fn create(&self, id: &UploadId) -> Result<Box<dyn DiskFile>, BlobError> {
         let path = UploadPath::new(id).open;
@@ -342,6 +371,34 @@ impl Inner {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(BlobError::UploadNotFound(id)),
             Err(e) => Err(failed("look at", &path)(e)),
         }
+    }
+
+    /// The staged bytes may be those of a blob already, under its name: so they are copied, and stay what they are.
+    pub(super) fn upload_reopen(&self, id: &UploadId, at: u64) -> Result<(), BlobError> {
+        let path = UploadPath::new(id);
+        let missing = |name: &Path| {
+            let name = name.to_owned();
+            move |e: io::Error| match e.kind() {
+                io::ErrorKind::NotFound => BlobError::UploadNotFound(id.clone()),
+                _ => failed("open", &name)(e),
+            }
+        };
+        match self.disk.info(&path.open) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map(drop).map_err(failed("look at", &path.open)),
+        }
+        let staged = self.disk.open(&path.staged, Open::Read).map_err(missing(&path.staged))?;
+        let present = staged.info().map_err(failed("look at", &path.staged))?.size;
+        if present < at {
+            return Err(BlobError::Offset { upload: id.clone(), expected: at, present });
+        }
+        unless_missing(self.disk.remove_file(&path.publish))
+            .map_err(failed("remove", &path.publish))?;
+        let copy = self.disk.open(&path.publish, Open::Create);
+        let copy = copy.map_err(failed("create", &path.publish))?;
+        copy_start(&*staged, &*copy, at).map_err(failed("write", &path.publish))?;
+        // It gets its name with all its bytes: whoever dies in between leaves the staged ones to be copied again.
+        self.disk.rename(&path.publish, &path.open).map_err(failed("reopen", &path.open))
     }
 
     pub(super) fn staged_digest(
