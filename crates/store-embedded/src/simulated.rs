@@ -13,6 +13,8 @@ enum Unsynced {
     Resize(usize),
 }
 
+type Power = Box<dyn FnMut(bool) -> bool + Send>;
+
 #[derive(Default)]
 struct State {
     /// What a reader sees.
@@ -23,6 +25,8 @@ struct State {
     /// Writes, resizes and syncs so far.
     operations: u64,
     fault: Option<Fault>,
+    /// Says before each operation whether there is still power.
+    power: Option<Power>,
     /// The size that the disk does not go beyond.
     capacity: Option<usize>,
     /// Counts power losses: handles from before one are dead.
@@ -71,6 +75,19 @@ impl Disk {
         Self::default()
     }
 
+    /// Another disk with the same durable content, for trying several things from one beginning.
+    pub fn copy(&self) -> Self {
+        let state = self.0.lock();
+        let (bytes, durable) = (state.durable.clone(), state.durable.clone());
+        Self(Arc::new(Mutex::new(State { bytes, durable, ..State::default() })))
+    }
+
+    /// Asks before each operation whether there is still power; told is whether it is a change (a write, resize or
+    /// sync). An operation without power fails. It must not call this disk. [`Disk::lose_power`] forgets it.
+    pub fn on_operation(&self, power: impl FnMut(bool) -> bool + Send + 'static) {
+        self.0.lock().power = Some(Box::new(power));
+    }
+
     /// Takes the power away: everything synced stays; of the rest, `keep` chooses by sector of 512 bytes (true keeps),
     /// so writes may be torn, lost and out of order. Stores that are open over it get errors from then on.
     pub fn lose_power(&self, mut keep: impl FnMut() -> bool) {
@@ -100,6 +117,7 @@ impl Disk {
         state.durable.clone_from(&bytes);
         state.bytes = bytes;
         state.fault = None;
+        state.power = None;
         state.life += 1;
         state.locked = None;
     }
@@ -154,6 +172,9 @@ impl Handle {
         }
         if !reads {
             state.operations += 1;
+        }
+        if state.power.as_mut().is_some_and(|power| !power(!reads)) {
+            return Err(io::Error::other("the power is off"));
         }
         match state.fault {
             Some(fault) if state.operations > fault.after && (!reads || fault.reads) => {

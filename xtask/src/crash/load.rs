@@ -47,7 +47,6 @@ pub struct Counted {
     pub manifests: AtomicU64,
     pub deletions: AtomicU64,
     pub repositories: AtomicU64,
-    pub collected: AtomicU64,
 }
 
 pub fn count(counter: &AtomicU64) {
@@ -55,7 +54,7 @@ pub fn count(counter: &AtomicU64) {
 }
 
 impl Counted {
-    /// All of them but what the collector removed.
+    /// All of them.
     pub fn acknowledged(&self) -> u64 {
         [
             &self.blobs,

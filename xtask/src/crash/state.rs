@@ -29,6 +29,8 @@ pub struct Repository {
     pub name: String,
     pub tags: BTreeMap<String, Digest>,
     pub manifests: BTreeMap<Digest, Held>,
+    /// Tags that were changed since they were last looked at.
+    pub touched: BTreeSet<String>,
     /// Manifests whose deletion was acknowledged, with its round.
     pub deleted: BTreeMap<Digest, u32>,
     /// Blobs, with the last acknowledgement.
@@ -56,6 +58,7 @@ impl Repository {
         self.manifests.insert(digest, held.clone());
         for tag in tags {
             self.tags.insert(tag.clone(), digest);
+            self.touched.insert(tag.clone());
         }
     }
 
@@ -68,6 +71,13 @@ impl Repository {
         }
         self.tags.retain(|_, named| named != digest);
         self.deleted.insert(*digest, round);
+    }
+
+    /// Blobs that no manifest needs and that have been so for longer than the grace period.
+    pub fn old_blobs(&self) -> Vec<Digest> {
+        let needed: BTreeSet<&Digest> = self.manifests.values().flat_map(|m| &m.blobs).collect();
+        let old = self.blobs.iter().filter(|(_, since)| since.elapsed() > KEPT);
+        old.map(|(digest, _)| *digest).filter(|digest| !needed.contains(digest)).collect()
     }
 
     /// Blobs without a manifest that no collector may have touched yet.

@@ -153,6 +153,13 @@ impl SimulatedDisk {
         Self(Arc::new(Shared { state: Mutex::new(state), script: Mutex::new(None) }))
     }
 
+    /// Another disk with the same content, for trying several things from one beginning. It has no script.
+    pub fn copy(&self) -> Self {
+        let state = self.0.state.lock();
+        let state = State { tree: state.tree.clone(), ..*state };
+        Self(Arc::new(Shared { state: Mutex::new(state), script: Mutex::new(None) }))
+    }
+
     /// Opens a file storage on it, with the machine's clock and repeatable names.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ const SECTOR: usize = 512;
 const ROOT: u64 = 1;
 
 /// A file.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct File {
     live: Vec<u8>,
     durable: Vec<u8>,
@@ -140,6 +140,7 @@ impl Dir {
 }
 
 /// The whole of it. Inodes are numbered in the order in which they are made.
+#[derive(Clone)]
 pub(super) struct Tree {
     files: BTreeMap<u64, File>,
     dirs: BTreeMap<u64, Dir>,
