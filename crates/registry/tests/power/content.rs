@@ -8,11 +8,29 @@ pub const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// More than a transaction takes where that is made small.
-const MANY: usize = 30;
+const MANY: usize = 12;
 
-pub const NAMES: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "w"];
+const NAMES: [&str; 9] = ["a", "b", "c", "d", "e", "h", "w", "f", "g"];
 /// Blobs that no image has.
 pub const BLOBS: [&str; 3] = ["lonely", "monolithic", "chunked"];
+
+/// How much there is at the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stock {
+    /// Images; blobs without one.
+    Usual,
+    /// Also large ones.
+    Large,
+    /// Little that nobody needs, since its removal takes long.
+    Tidy,
+}
+
+impl Stock {
+    /// Names of all images that there are or may be pushed.
+    pub fn names(self) -> &'static [&'static str] {
+        if self == Self::Large { &NAMES } else { &NAMES[..7] }
+    }
+}
 
 #[derive(Clone, Debug)]
 pub struct Image {

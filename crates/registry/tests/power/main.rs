@@ -11,13 +11,13 @@ use axum::body::Bytes;
 use dtr_blobs::simulated::Loss;
 use dtr_types::Digest;
 
-use content::{blob, image};
+use content::{Stock, blob, image};
 use world::{Answer, Disks, GRACE, ONE, TWO, Visible, World};
 
 /// As in the product.
 const USUAL: usize = 128;
-/// So few that a manifest with thirty layers takes several transactions.
-const FEW: usize = 24;
+/// So few that a manifest with twelve layers takes several transactions.
+const FEW: usize = 18;
 
 /// What is under way when the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,14 @@ impl Act {
         }
     }
 
+    fn stock(self) -> Stock {
+        match self {
+            Self::PushLarge | Self::DeleteLargeManifest | Self::DeleteRepository => Stock::Large,
+            Self::Collect => Stock::Tidy,
+            _ => Stock::Usual,
+        }
+    }
+
     /// Whether the effect of one that was not acknowledged may be there in part: of a push, blobs without the manifest;
     /// of a collection, some of what nobody needs.
     fn is_gradual(self, path: &str, before: &Visible, after: &Visible) -> bool {
@@ -163,31 +171,33 @@ fn life<T>(of: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(of)
 }
 
-fn base() -> Disks {
+fn base(stock: Stock) -> Disks {
     let disks = Disks::new();
-    life(async { World::open(&disks, USUAL, 1).await.fill().await });
+    life(async { World::open(&disks, USUAL, 1).await.fill(stock).await });
     // What was acknowledged is all that there is.
     disks.restart(Loss::Everything);
     disks
 }
 
 fn prove(act: Act, operations_max: usize) {
-    let base = base();
+    let base = base(act.stock());
     let before = life(async {
         let disks = base.copy();
-        World::open(&disks, operations_max, 2).await.visible("before").await
+        World::open(&disks, operations_max, 2).await.visible(act.stock(), "before").await
     });
     let after = life(async {
         let disks = base.copy();
         let world = World::open(&disks, operations_max, 3).await;
         assert!(act.go(&world).await.acknowledged, "it works with power");
-        world.visible("after").await
+        world.visible(act.stock(), "after").await
     });
     assert!(act == Act::Collect || before != after, "it has an effect");
     let mut acknowledged = 0;
     for at in 1.. {
         let mut cut = true;
-        for loss in [Loss::Everything, Loss::Some(at), Loss::Nothing] {
+        // What disks really do lies between the two extremes, of which one is tried each time.
+        let extreme = if at % 2 == 0 { Loss::Nothing } else { Loss::Everything };
+        for loss in [extreme, Loss::Some(at)] {
             let context = format!("{act:?}, {operations_max}, power gone at {at}, {loss:?}");
             let disks = base.copy();
             let (known, went) = life(async {
@@ -203,7 +213,7 @@ fn prove(act: Act, operations_max: usize) {
         }
         if !cut {
             assert!(at > 5, "the power never went");
-            assert!(acknowledged >= 3, "it is acknowledged in the end");
+            assert!(acknowledged >= 2, "it is acknowledged in the end");
             println!("{act:?}, {operations_max}: {at} moments");
             return;
         }
@@ -219,7 +229,7 @@ async fn check(
     context: &str,
 ) {
     let world = World::open(disks, operations_max, 5_000).await;
-    let now = world.visible(context).await;
+    let now = world.visible(act.stock(), context).await;
     let differs = |from: &Visible| {
         let differing = now.iter().filter(|(path, read)| from[*path] != **read);
         let mut certain = differing.filter(|(path, _)| !act.is_gradual(path, before, after));
@@ -238,8 +248,12 @@ async fn check(
     {
         resume(&world, location, *acknowledged, context).await;
     }
+    if act == Act::DeleteBlob {
+        // Cut off between its two steps, the blob is readable until the duties have finished the deletion.
+        world.catalog.finish_unlinked_blobs().await.expect("finishes");
+    }
     assert!(act.go(&world).await.acknowledged, "{context}: it does not succeed afterwards");
-    let again = world.visible(context).await;
+    let again = world.visible(act.stock(), context).await;
     for (path, read) in &again {
         assert_eq!(after[path], *read, "{context}: {path} after it was done again");
     }

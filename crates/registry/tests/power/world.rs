@@ -34,7 +34,7 @@ use dtr_types::{
 };
 use tower::ServiceExt as _;
 
-use crate::content::{BLOBS, IMAGE, Image, NAMES, blob, image};
+use crate::content::{BLOBS, IMAGE, Image, Stock, blob, image};
 
 pub const ONE: &str = "admin/one";
 pub const TWO: &str = "admin/two";
@@ -161,7 +161,7 @@ impl World {
     }
 
     /// An administrator, two repositories, and in them images, tags, blobs without an image, remains of deleted ones.
-    pub async fn fill(&self) {
+    pub async fn fill(&self, stock: Stock) {
         let options = BuiltInOptions { cost: Cost::least(), ..BuiltInOptions::default() };
         let identity = BuiltIn::new(self.catalog.clone(), options);
         let name = "admin".parse().expect("a name");
@@ -194,12 +194,25 @@ impl World {
             (TWO, "c", "tag=v1"),
             (TWO, "g", "tag=big"),
         ] {
+            let has = match name {
+                "g" => stock == Stock::Large,
+                "d" => stock != Stock::Tidy,
+                _ => true,
+            };
+            if !has {
+                continue;
+            }
             self.push_blobs(repository, &image(name)).await;
             assert!(self.put(repository, &format!("{}?{tags}", image(name).digest), name).await);
         }
         let deleted = self.send("DELETE", &format!("/v2/{ONE}/manifests/{d}"), "").await;
-        assert!(deleted.is(202));
-        for name in ["e", "f"] {
+        assert!(deleted.is(202) || stock == Stock::Tidy);
+        let only_blobs: &[&str] = match stock {
+            Stock::Usual => &["e"],
+            Stock::Large => &["e", "f"],
+            Stock::Tidy => &[],
+        };
+        for name in only_blobs {
             self.push_blobs(ONE, &image(name)).await;
         }
         assert!(self.push_blob(ONE, &blob("lonely")).await);
@@ -247,7 +260,7 @@ impl World {
     }
 
     /// Every path that there could be. What can be read is whole, or this fails.
-    pub async fn visible(&self, context: &str) -> Visible {
+    pub async fn visible(&self, stock: Stock, context: &str) -> Visible {
         let mut visible = Visible::new();
         for repository in [ONE, TWO] {
             let list = format!("/v2/{repository}/tags/list");
@@ -260,7 +273,7 @@ impl World {
                 }
                 visible.insert(path, read.map(|bytes| Digest::of(&bytes)));
             }
-            for name in NAMES {
+            for name in stock.names() {
                 let image = image(name);
                 let path = format!("/v2/{repository}/manifests/{}", image.digest);
                 self.exactly(&path, &image.digest, context, &mut visible).await;
