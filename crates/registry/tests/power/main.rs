@@ -99,7 +99,7 @@ impl Act {
 
     fn stock(self) -> Stock {
         match self {
-            Self::PushLarge | Self::DeleteLargeManifest | Self::DeleteRepository => Stock::Large,
+            Self::PushLarge | Self::DeleteLargeManifest => Stock::Large,
             Self::Collect => Stock::Tidy,
             _ => Stock::Usual,
         }
