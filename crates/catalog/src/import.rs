@@ -23,7 +23,7 @@ use crate::{
 /// Transactions on their way at once: they share the engine's syncs.
 const IN_FLIGHT_MAX: usize = 384;
 /// Bytes of them.
-const IN_FLIGHT_BYTES: usize = 12 << 20;
+const IN_FLIGHT_BYTES: usize = 8 << 20;
 
 /// What a restore found in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -150,7 +150,14 @@ impl Catalog {
     ) -> Result<bool, CatalogError> {
         let link = keys::link(repository, digest);
         for _ in 0..ATTEMPTS_MAX {
-            let Some(found) = self.store().get(&link, At::Latest).await? else { return Ok(false) };
+            let Some(found) = self.store().get(&link, At::Latest).await? else {
+                // The first step was done, and the second interrupted: the blob can still be read.
+                let begun = self.get(&keys::unlinked_blob(repository, digest)).await?.is_some();
+                if begun {
+                    self.finish_unlink(repository, digest, event).await?;
+                }
+                return Ok(begun);
+            };
             if self.any(&keys::references_in(digest, repository)).await? {
                 return Err(CatalogError::BlobInUse(*digest));
             }

@@ -78,10 +78,10 @@ impl Options {
     pub fn for_loading() -> Self {
         let limits = Limits {
             operations_max: 16 * 1024,
-            transaction_bytes_max: 8 << 20,
+            transaction_bytes_max: 4 << 20,
             ..Limits::default()
         };
-        Self { limits, quick_repair: false, cache_bytes: 24 << 20, ..Self::default() }
+        Self { limits, quick_repair: false, cache_bytes: 16 << 20, ..Self::default() }
     }
 }
 

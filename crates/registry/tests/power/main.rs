@@ -248,10 +248,6 @@ async fn check(
     {
         resume(&world, location, *acknowledged, context).await;
     }
-    if act == Act::DeleteBlob {
-        // Cut off between its two steps, the blob is readable until the duties have finished the deletion.
-        world.catalog.finish_unlinked_blobs().await.expect("finishes");
-    }
     assert!(act.go(&world).await.acknowledged, "{context}: it does not succeed afterwards");
     let again = world.visible(act.stock(), context).await;
     for (path, read) in &again {
