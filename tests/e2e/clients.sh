@@ -4,6 +4,9 @@
 # timeout: 600
 # shellcheck source=../lib/common.sh
 . "$(dirname "$0")/../lib/common.sh"
+# Outside 127/8, since docker treats a registry on the loopback as one without TLS.
+own_network 192.0.2.1
+export ENGINES_ADDRESS=192.0.2.1
 . "$ROOT/tests/lib/engines.sh"
 . "$ROOT/tests/lib/images.sh"
 
@@ -12,13 +15,13 @@ need "$dtr" skopeo podman jq curl tar
 port=$(free_port)
 host=registry.test:$port
 url=https://$host
-at_host="--resolve $host:127.0.0.1 --cacert $WORK/ca.pem"
+at_host="--resolve $host:192.0.2.1 --cacert $WORK/ca.pem"
 password="a-password-$RANDOM"
 data=$WORK/dtr
 stop_replica() { "$dtr" destroy --data-dir "$data" --yes; }
 on_exit stop_replica
 "$dtr" install --data-dir "$data" --dtr-external-url "$url" --admin-password "$password" --replica-https-port "$port" \
-    --replica-http-port 0 --listen-address 127.0.0.1 >"$WORK/install.log" 2>&1 || bail "install: $(tail -n 3 "$WORK/install.log")"
+    --replica-http-port 0 >"$WORK/install.log" 2>&1 || bail "install: $(tail -n 3 "$WORK/install.log")"
 for name in app copy podman lists layers tags; do
     "$dtr" repo create "admin/$name" --data-dir "$data" >/dev/null || bail "admin/$name cannot be made"
 done
@@ -88,7 +91,20 @@ ok "skopeo deletes" s delete "docker://$host/admin/copy:hand"
 refused "what was deleted is gone" "manifest unknown|not found" s inspect "docker://$host/admin/copy:hand"
 ok "in the other repository it stays" s inspect "docker://$host/admin/app:hand"
 
-# Several platforms. Not by `docker manifest push`: it speaks only plain HTTP to a registry on the loopback.
+# What the registry was asked, as its log tells it: METHOD REPOSITORY-AND-REST STATUS.
+asked() { sed 's/\x1b\[[0-9;]*m//g' "$data/dtr.log" | grep -c "method=\"$1\" path=\"/v2/$2\" status=$3 "; }
+same "the registry mounted each layer and the configuration" "$(s inspect --raw "docker://$host/admin/app:1" | jq '1 + (.layers | length)')" \
+    "$(asked POST admin/copy/blobs/uploads/ 201)"
+
+# Several platforms.
+docker_list() {
+    d manifest create "$host/admin/lists:docker" "$host/admin/app:1" "$host/admin/app:v2s2" &&
+        d manifest annotate --arch arm64 "$host/admin/lists:docker" "$host/admin/app:v2s2" &&
+        d manifest push "$host/admin/lists:docker"
+}
+ok "docker makes and pushes a list" docker_list
+same "it is stored as one" application/vnd.docker.distribution.manifest.list.v2+json "$(s inspect --raw "docker://$host/admin/lists:docker" | jq -r .mediaType)"
+ok "docker shows it" d manifest inspect "$host/admin/lists:docker"
 podman_list() {
     p manifest create several && p manifest add --arch arm64 several "docker://$host/admin/app:1" &&
         p manifest add several "docker://$host/admin/app:hand" && p manifest push --all several "docker://$host/admin/lists:podman"
@@ -121,7 +137,7 @@ s inspect --raw "docker://$host/admin/tags:first" >"$WORK/manifest.json"
 thousand_tags() {
     local number
     for number in $(seq -w 1 1000); do
-        printf 'next\nurl = "%s/v2/admin/tags/manifests/t%s"\nupload-file = "%s"\nuser = "admin:%s"\ncacert = "%s"\nresolve = "%s:127.0.0.1"\n' \
+        printf 'next\nurl = "%s/v2/admin/tags/manifests/t%s"\nupload-file = "%s"\nuser = "admin:%s"\ncacert = "%s"\nresolve = "%s:192.0.2.1"\n' \
             "$url" "$number" "$WORK/manifest.json" "$password" "$WORK/ca.pem" "$host"
         printf 'header = "Content-Type: application/vnd.docker.distribution.manifest.v2+json"\nfail\nsilent\nshow-error\n'
     done | tail -n +2 >"$WORK/tags.curl"
@@ -131,6 +147,75 @@ ok "1,000 tags" thousand_tags
 same "skopeo lists all of them, page by page" 1001 "$(s list-tags "docker://$host/admin/tags" | jq '.Tags | length')"
 same "the first page ends where it is told" "200 t0007" "$(api GET "/v2/admin/tags/tags/list?n=8") $(jq -r '.tags[-1]' "$WORK/answer")"
 ok "the last of them is pulled" d pull "$host/admin/tags:t1000"
+
+# By hand: what clients do that no client here does. token ACTIONS: one for the repository admin/app.
+token() { curl -sSf $at_host -u "admin:$password" "$url/auth/token?service=$host&scope=repository:admin/app:$1" | jq -r .token; }
+bearer=$(token pull,push,delete)
+# hand METHOD PATH [CURL ARGUMENTS...]: prints the status; the head is in $WORK/head, the body in $WORK/answer.
+hand() {
+    local method=$1 path=$2
+    shift 2
+    # shellcheck disable=SC2086
+    curl -sS $at_host -H "Authorization: Bearer $bearer" -D "$WORK/head" -o "$WORK/answer" -w '%{http_code}' -X "$method" "$url$path" "$@"
+}
+header() { tr -d '\r' <"$WORK/head" | sed -n "s/^$1: //Ip" | tail -n 1; }
+# shellcheck disable=SC2086
+same "HTTP/2" 2 "$(curl -sS $at_host --http2 -o /dev/null -w '%{http_version}' "$url/v2/")"
+# shellcheck disable=SC2086
+same "HTTP/1.1" 1.1 "$(curl -sS $at_host --http1.1 -o /dev/null -w '%{http_version}' "$url/v2/")"
+# shellcheck disable=SC2086
+same "without a login the way to one is told" "Bearer realm=\"$url/auth/token\",service=\"$host\"" \
+    "$(curl -sS $at_host -o /dev/null -D - "$url/v2/" | tr -d '\r' | sed -n 's/^www-authenticate: //Ip')"
+
+# An upload in chunks that breaks off in the middle of one, and goes on where it was.
+head -c 9000000 /dev/urandom >"$WORK/chunks"
+chunks=$(file_digest "$WORK/chunks")
+same "an upload begins" 202 "$(hand POST /v2/admin/app/blobs/uploads/ -d '')"
+at=$(header location)
+chunk() { tail -c +$(($1 + 1)) "$WORK/chunks" | head -c "$2" | hand PATCH "${at#"$url"}" -H 'Content-Type: application/octet-stream' --data-binary @- "${@:3}"; }
+same "a chunk" 202 "$(chunk 0 3000000 -H 'Content-Range: 0-2999999')"
+at=$(header location)
+chunk 3000000 3000000 --limit-rate 2M --max-time 1 >/dev/null 2>&1
+same "after a break the registry says how far it came" 204 "$(hand GET "${at#"$url"}")"
+at=$(header location)
+come=$(header range)
+come=$((${come#0-} + 1))
+if [ "$come" -ge 3000000 ] && [ "$come" -lt 6000000 ]; then pass "which is not less than what was confirmed"; else fail "it says $come"; fi
+same "a chunk that leaves a gap is refused" 416 "$(chunk $((come + 10)) 10 -H "Content-Range: $((come + 10))-$((come + 19))")"
+same "the rest" 202 "$(chunk "$come" $((9000000 - come)) -H "Content-Range: $come-8999999")"
+at=$(header location)
+same "the end, with a digest that does not fit, is refused" 400 "$(hand PUT "${at#"$url"}?digest=sha256:$(printf '0%.0s' $(seq 64))" -d '')"
+grep -q DIGEST_INVALID "$WORK/answer" || fail "and named: $(cat "$WORK/answer")"
+upload() {
+    hand POST /v2/admin/app/blobs/uploads/ -d '' && at=$(header location) &&
+        hand PUT "${at#"$url"}?digest=$chunks" -H 'Content-Type: application/octet-stream' --data-binary "@$WORK/chunks"
+}
+same "in one piece" "202201" "$(upload)"
+same "a range of it" 206 "$(hand GET "/v2/admin/app/blobs/$chunks" -H 'Range: bytes=100-199')"
+same "is what was asked for" "$(tail -c +101 "$WORK/chunks" | head -c 100 | sha256sum)" "$(sha256sum <"$WORK/answer")"
+same "a mount from a repository" 201 "$(bearer=$(curl -sSf $at_host -u "admin:$password" "$url/auth/token?service=$host&scope=repository:admin/copy:pull,push&scope=repository:admin/app:pull" | jq -r .token)
+    hand POST "/v2/admin/copy/blobs/uploads/?mount=$chunks&from=admin/app" -d '')"
+
+# Referrers, as oras attaches a signature or a bill of materials.
+subject=$(s inspect --raw "docker://$host/admin/app:hand" >"$WORK/subject.json" && file_digest "$WORK/subject.json")
+empty=sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a
+hand POST "/v2/admin/app/blobs/uploads/?digest=$empty" -H 'Content-Type: application/octet-stream' -d '{}' >/dev/null
+jq -n --arg empty "$empty" --arg subject "$subject" --argjson size "$(stat -c %s "$WORK/subject.json")" '{
+    schemaVersion: 2, mediaType: "application/vnd.oci.image.manifest.v1+json", artifactType: "application/vnd.example.sbom+json",
+    config: {mediaType: "application/vnd.oci.empty.v1+json", digest: $empty, size: 2},
+    layers: [{mediaType: "application/vnd.oci.empty.v1+json", digest: $empty, size: 2}],
+    subject: {mediaType: "application/vnd.oci.image.manifest.v1+json", digest: $subject, size: $size},
+    annotations: {"org.example.tool": "by hand"}}' >"$WORK/artifact.json"
+artifact=$(file_digest "$WORK/artifact.json")
+same "an artifact is attached to an image" 201 "$(hand PUT "/v2/admin/app/manifests/$artifact" -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary "@$WORK/artifact.json")"
+same "the registry says that it knows subjects" "$subject" "$(header oci-subject)"
+same "it is found" 200 "$(hand GET "/v2/admin/app/referrers/$subject")"
+same "with its type and notes" "$artifact application/vnd.example.sbom+json by hand" \
+    "$(jq -r '.manifests[0] | "\(.digest) \(.artifactType) \(.annotations["org.example.tool"])"' "$WORK/answer")"
+same "a filter leaves it out" "200 0" "$(hand GET "/v2/admin/app/referrers/$subject?artifactType=other/type") $(jq '.manifests | length' "$WORK/answer")"
+same "what nothing refers to has an empty list" "200 0" "$(hand GET "/v2/admin/app/referrers/$empty") $(jq '.manifests | length' "$WORK/answer")"
+same "deleted" 202 "$(hand DELETE "/v2/admin/app/manifests/$artifact")"
+same "it is found no more" "200 0" "$(hand GET "/v2/admin/app/referrers/$subject") $(jq '.manifests | length' "$WORK/answer")"
 
 # Who may not.
 refused "nobody pulls a private repository with docker" "unauthorized|denied|authentication" nobody /usr/bin/docker -H "unix://$ENGINES/docker.sock" pull "$host/admin/app:1"

@@ -77,6 +77,18 @@ refused() {
     fi
 }
 
+# fails NAME COMMAND...: the command must fail; what it says does not matter.
+fails() {
+    local name=$1
+    shift
+    if "$@" >/dev/null 2>&1; then
+        fail "$name"
+        note "succeeded, but should have failed: $*"
+    else
+        pass "$name"
+    fi
+}
+
 # same NAME A B: two texts are equal.
 same() {
     if [ "$2" = "$3" ]; then
@@ -129,7 +141,27 @@ free_port() {
     echo "$port"
 }
 
-port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+# own_network [ADDRESS...]: starts the script anew in a network of its own, with the loopback and these addresses on it:
+# every port is free there, and an address outside 127/8 is one that clients do not treat as the machine itself. The
+# script's first command, before anything is started.
+own_network() {
+    local address
+    if [ "${DTR_TEST_NETWORK:-}" != own ]; then
+        need unshare ip
+        [ "$(id -u)" = 0 ] || bail "a network of its own needs root"
+        rm -rf "$WORK"
+        DTR_TEST_NETWORK=own exec unshare -n bash "$0"
+    fi
+    ip link set lo up || bail "the loopback cannot be used"
+    for address in "$@"; do
+        ip address add "$address/32" dev lo || bail "the loopback cannot have $address"
+    done
+    # What the script starts, such as another script, has to ask for itself.
+    unset DTR_TEST_NETWORK
+}
+
+# port_open PORT [ADDRESS]
+port_open() { (exec 3<>"/dev/tcp/${2:-127.0.0.1}/$1") 2>/dev/null; }
 
 # stop_pid PID [SECONDS]: TERM, then KILL when it has not gone in time (10 s unless told).
 stop_pid() {

@@ -1,13 +1,13 @@
 # Real clients, each in a temporary folder of its own: a Docker engine (dockerd 20.10 of Debian), podman and skopeo.
 # Source after common.sh, then:
 #
-#     engines_start [NAME...]         # NAMEs resolve to 127.0.0.1 for the engines; starts dockerd
+#     engines_start [NAME...]         # NAMEs resolve to ENGINES_ADDRESS (127.0.0.1) for the engines; starts dockerd
 #     engines_trust HOST:PORT CA.pem  # the engines verify this registry by this CA
 #     d push HOST:PORT/team/app:1     # docker;  also: p (podman), s (skopeo), in_engines COMMAND
 #
 # Everything runs in a mount namespace of its own, where /etc/hosts, /etc/docker and /run are private: the machine's own
-# configuration and a Docker engine that may run on it are neither used nor changed. No bridge and no firewall rule is
-# made; containers use --network=host (or none). Only what was started here is ended, and nothing outlives
+# configuration and a Docker engine that may run on it are neither used nor changed. No firewall rule is made, and no
+# bridge unless ENGINES_BRIDGE=1 asks for one (only after own_network), so containers use --network=host (or none). Only what was started here is ended, and nothing outlives
 # ENGINES_LIMIT seconds (1200).
 # shellcheck shell=bash
 
@@ -24,7 +24,7 @@ engines_namespace() {
     echo '{}' >"$ENGINES/daemon.json"
     {
         echo "127.0.0.1 localhost"
-        for name in "$@"; do echo "127.0.0.1 $name"; done
+        for name in "$@"; do echo "${ENGINES_ADDRESS:-127.0.0.1} $name"; done
     } >"$ENGINES/hosts"
     # /run is hidden so that dockerd starts a containerd of its own and touches no other.
     unshare -m --propagation private sh -c '
@@ -73,13 +73,14 @@ engines_stop() {
 
 # engines_start [NAME...]: the namespace and a running Docker engine.
 engines_start() {
-    local driver
+    local driver bridge=--bridge=none
+    [ "${ENGINES_BRIDGE:-}" != 1 ] || bridge=--bip=198.51.100.1/24
     need dockerd containerd runc
     engines_namespace "$@"
     # overlay2 where the file system can; vfs copies whole layers, but works everywhere.
     for driver in overlay2 vfs; do
         rm -f "$ENGINES/docker.pid"
-        in_engines_daemon dockerd --config-file "$ENGINES/daemon.json" --storage-driver="$driver" --bridge=none \
+        in_engines_daemon dockerd --config-file "$ENGINES/daemon.json" --storage-driver="$driver" "$bridge" \
             --iptables=false --ip6tables=false --data-root "$ENGINES/data" --exec-root "$ENGINES/exec" \
             -H "unix://$ENGINES/docker.sock" --pidfile "$ENGINES/docker.pid" >"$ENGINES/dockerd.log" 2>&1 &
         DOCKERD_PID=$!

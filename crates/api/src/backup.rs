@@ -10,7 +10,7 @@ use axum::{
     Json,
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
@@ -35,8 +35,8 @@ use crate::{
     extract::{Params, Parted},
 };
 
-/// Reports of the backups that this process took, the newest of them.
-pub type Reports = Arc<Mutex<BTreeMap<String, BackupReport>>>;
+/// Reports of the backups that this process took, the newest of them; of one that failed, why.
+pub type Reports = Arc<Mutex<BTreeMap<String, Result<BackupReport, String>>>>;
 
 /// Reports that are remembered.
 const REPORTS_MAX: usize = 32;
@@ -140,20 +140,25 @@ pub(crate) async fn take(
 
 async fn run(state: ApiState, options: BackupOptions, id: String, to: mpsc::Sender<Sent>) {
     let out = BlockWriter { block: BytesMut::with_capacity(BLOCK), to: to.clone() };
+    let remember = |report: Result<BackupReport, String>| {
+        let mut reports = state.reports.lock();
+        reports.insert(id.clone(), report);
+        while reports.len() > REPORTS_MAX {
+            reports.pop_first();
+        }
+    };
     let last = match dtr_recovery::backup(&state.catalog, &state.blobs, options, out).await {
         Ok((_, report)) => {
             tracing::info!(id, revision = %report.revision, records = report.total_records, "backed up");
-            let mut reports = state.reports.lock();
-            reports.insert(id, report);
-            while reports.len() > REPORTS_MAX {
-                reports.pop_first();
-            }
+            remember(Ok(report));
             let mut trailers = HeaderMap::new();
             trailers.insert(STATUS, HeaderValue::from_static("complete"));
             Ok(Frame::trailers(trailers))
         }
         Err(error) => {
             tracing::error!(id, %error, "a backup was not finished");
+            // Breaking off is what every client understands; why can be asked for.
+            remember(Err(message(&error)));
             Err(io::Error::other(message(&error)))
         }
     };
@@ -185,7 +190,8 @@ pub(crate) async fn list(
 /// What a backup that was taken through this replica was worth
 #[utoipa::path(
     get, path = "/api/v0/backups/{id}/report", tag = "backup", params(("id" = String, Path)),
-    responses((status = 200, body = Object), (status = 404, body = crate::error::Errors)),
+    responses((status = 200, body = Object), (status = 404, body = crate::error::Errors),
+        (status = 409, body = crate::error::Errors)),
     security(("basic" = []), ("bearer" = []))
 )]
 pub(crate) async fn report(
@@ -196,7 +202,8 @@ pub(crate) async fn report(
     let _permit = auth::system(&state, &asking, Operation::TakeBackup).await?;
     let found = state.reports.lock().get(&id).cloned();
     match found {
-        Some(report) => Ok(Json(report).into_response()),
+        Some(Ok(report)) => Ok(Json(report).into_response()),
+        Some(Err(why)) => Err(ApiError::new(StatusCode::CONFLICT, "BACKUP_FAILED", why)),
         None => Err(ApiError::no_such("NO_SUCH_BACKUP", "report of backup", id)),
     }
 }

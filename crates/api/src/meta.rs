@@ -264,7 +264,8 @@ pub(crate) async fn alerts(
     Ok(Json(find_alerts(&state.catalog, &*state.blobs).await?))
 }
 
-/// A certificate of one's own.
+/// A certificate of one's own; an empty certificate and an empty key give it up again, for one of the cluster's own
+/// authority.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct NewCertificate {
@@ -301,7 +302,16 @@ pub(crate) async fn set_certificate(
     Body(new): Body<NewCertificate>,
 ) -> Result<Json<CertificateSet>, ApiError> {
     let _permit = auth::system(&state, &asking, Operation::ChangeSettings).await?;
+    use dtr_catalog::TransactionExt as _;
     let now = state.catalog.now();
+    let event = state.event(&asking.caller, EventType::Update, None, "settings", "webTLSCert");
+    if new.web_tls_cert.is_empty() && new.web_tls_key.is_empty() {
+        // Replicas make one when they see that it is gone.
+        let key = dtr_catalog::keys::certificate("web");
+        let transaction = Transaction::new().delete(key).event(&event)?;
+        state.catalog.commit(transaction).await?;
+        return Ok(Json(CertificateSet { warnings: Vec::new() }));
+    }
     let ca = (!new.web_tls_ca.trim().is_empty()).then_some(new.web_tls_ca.as_str());
     let checked = pki::check_server_certificate(
         &new.web_tls_cert,
@@ -319,8 +329,6 @@ pub(crate) async fn set_certificate(
         user_given: true,
         created_at: now,
     };
-    use dtr_catalog::TransactionExt as _;
-    let event = state.event(&asking.caller, EventType::Update, None, "settings", "webTLSCert");
     let transaction = Transaction::new().put_record(&record)?.event(&event)?;
     state.catalog.commit(transaction).await?;
     Ok(Json(CertificateSet { warnings: checked.warnings }))

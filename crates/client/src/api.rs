@@ -14,7 +14,7 @@ use url::Url;
 use crate::{
     ClientError, RetryPolicy, TlsFlags, TlsOptions,
     error::{explain, host_of, refusal, retry_after},
-    http_client::{base_url, http_client, socket_client},
+    http_client::{api_client, base_url, socket_client},
     retry::not_now,
 };
 
@@ -24,7 +24,8 @@ const BODY_MAX: usize = 64 << 20;
 const PAGES_MAX: usize = 100_000;
 
 /// The trailer in which the service says how a download ended: `complete`, or why it gave up. A service that announces it
-/// (in the header `Trailer`) must send it, else the download counts as cut short.
+/// (in the header `Trailer`) must send it, else the download counts as cut short, unless the caller knows another way to be
+/// sure: many proxies pass no trailers on.
 pub const TRAILER_STATUS: &str = "dtr-status";
 
 /// How a caller proves who they are.
@@ -79,7 +80,7 @@ impl Api {
         authorization: Authorization,
         retry: RetryPolicy,
     ) -> Result<Self, ClientError> {
-        let (http, base) = (http_client(tls)?, base_url(address)?);
+        let (http, base) = (api_client(tls)?, base_url(address)?);
         Ok(Self { http, base, authorization, retry, flags: tls.flags })
     }
 
@@ -259,6 +260,7 @@ impl Api {
             what,
             headers,
             promised,
+            unconfirmed: false,
             length,
             received: 0,
             status: None,
@@ -316,6 +318,9 @@ impl Api {
             };
             let (error, after) = match fill(request).send().await {
                 Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) if response.status().is_redirection() => {
+                    return Err(self.sent_elsewhere(&response));
+                }
                 Ok(response) => {
                     let (status, after) = (response.status(), retry_after(response.headers()));
                     // A refusal whose body is lost is a refusal all the same.
@@ -349,6 +354,20 @@ impl Api {
             tracing::debug!(attempt, wait = ?wait, error = %error, "trying again");
             tokio::time::sleep(wait).await;
             attempt += 1;
+        }
+    }
+
+    /// Another address is the person's to give: what was said to this one may not be for that.
+    fn sent_elsewhere(&self, response: &Response) -> ClientError {
+        let to = response.headers().get(http::header::LOCATION);
+        let to = to.and_then(|to| Url::parse(to.to_str().ok()?).ok());
+        let to = to.map(|url| url.origin().ascii_serialization());
+        ClientError::Address {
+            address: self.base.as_str().trim_end_matches('/').to_owned(),
+            why: match to {
+                Some(to) => format!("it sends clients to another address; give that: {to}"),
+                None => "it sends clients to another address".to_owned(),
+            },
         }
     }
 
@@ -391,6 +410,7 @@ pub struct Download {
     what: String,
     headers: HeaderMap,
     promised: bool,
+    unconfirmed: bool,
     length: Option<u64>,
     received: u64,
     status: Option<String>,
@@ -406,6 +426,17 @@ impl Download {
     /// Bytes that have come so far.
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Takes an end that nobody confirmed for one, where the connection ended cleanly: a proxy may have swallowed the
+    /// confirmation. The caller must then be sure otherwise; see [`Self::is_confirmed`].
+    pub fn accept_unconfirmed(&mut self) {
+        self.unconfirmed = true;
+    }
+
+    /// Whether the service said that this was the whole.
+    pub fn is_confirmed(&self) -> bool {
+        self.status.as_deref() == Some("complete")
     }
 
     /// The next bytes; `None` when the whole has come, and the service said so if it promised to.
@@ -451,7 +482,9 @@ impl Download {
                 received: self.received,
                 message: message.chars().take(500).collect(),
             }),
-            None if self.promised => Err(self.cut_short("the service did not confirm the end")),
+            None if self.promised && !self.unconfirmed => {
+                Err(self.cut_short("the service did not confirm the end"))
+            }
             None => Ok(()),
         }
     }

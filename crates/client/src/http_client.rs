@@ -49,6 +49,15 @@ pub fn http_client(options: &TlsOptions) -> Result<reqwest::Client, ClientError>
     builder.build().map_err(|error| bad(error.to_string()))
 }
 
+/// The same, for services that have one address: it follows no redirection, which would lose the login or show it to others.
+pub(crate) fn api_client(options: &TlsOptions) -> Result<reqwest::Client, ClientError> {
+    let bad = |why: String| ClientError::Ca { flag: options.flags.ca, why };
+    let builder = builder()
+        .tls_backend_preconfigured(tls_config(options)?)
+        .redirect(reqwest::redirect::Policy::none());
+    builder.build().map_err(|error| bad(error.to_string()))
+}
+
 /// A client whose every connection goes to a Unix socket of this machine, in plain HTTP.
 pub(crate) fn socket_client(socket: &Path) -> Result<reqwest::Client, ClientError> {
     let tls = tls_config(&TlsOptions { insecure: true, ..TlsOptions::default() })?;

@@ -179,6 +179,10 @@ async fn a_download_is_whole_or_an_error() {
     assert_eq!(fetch("/plain").await.expect("whole"), b"tar");
     let error = fetch("/unconfirmed").await.expect_err("not confirmed");
     assert!(matches!(error, ClientError::CutShort { received: 6, .. }), "{error}");
+    let mut elsewhere = api.download("/unconfirmed", None::<&()>).await.expect("opened");
+    elsewhere.accept_unconfirmed();
+    while elsewhere.next().await.expect("the caller is sure otherwise").is_some() {}
+    assert!(!elsewhere.is_confirmed() && elsewhere.received() == 6);
     let error = fetch("/gave-up").await.expect_err("given up");
     assert!(matches!(error, ClientError::Aborted { received: 3, .. }), "{error}");
     assert!(error.to_string().contains("the store is read-only"), "{error}");

@@ -1,13 +1,12 @@
-//! What a replica tells of itself, and the certificate it follows.
+//! What a replica tells of itself.
 
 use std::time::Duration;
 
-use dtr_catalog::{Catalog, keys, records::ReplicaRecord};
-use dtr_transport::{pki::ServerCertificate, tls::ServerTls};
+use dtr_catalog::{Catalog, records::ReplicaRecord};
 use dtr_types::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ReplicaConfig, assets, health::Health};
+use crate::{ReplicaConfig, health::Health};
 
 /// How often a replica reports.
 const EVERY: Duration = Duration::from_secs(20);
@@ -40,53 +39,5 @@ pub(crate) async fn report(
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-    }
-}
-
-/// Follows the certificate in the store: one that is stored by any replica is served by this one without a restart.
-pub(crate) async fn follow_certificate(catalog: Catalog, tls: ServerTls, stop: CancellationToken) {
-    let key = keys::certificate(assets::WEB);
-    let end = [key.bytes(), &b"\0"[..]].concat();
-    loop {
-        let watched = async {
-            let from = catalog.store().revision().await?.next();
-            // What was stored before the watch began.
-            exchange(&catalog, &tls).await;
-            let mut watcher = catalog.store().watch(key.bytes(), &end, from).await?;
-            while let Some(batch) = watcher.next().await {
-                batch?;
-                exchange(&catalog, &tls).await;
-            }
-            Ok::<(), dtr_store::StoreError>(())
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            result = watched => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, "the certificate is not followed for a moment");
-                }
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
-    }
-}
-
-async fn exchange(catalog: &Catalog, tls: &ServerTls) {
-    let found = match catalog.get(&keys::certificate(assets::WEB)).await {
-        Ok(Some(found)) => found.value,
-        Ok(None) => return,
-        Err(error) => {
-            tracing::warn!(%error, "the certificate cannot be read");
-            return;
-        }
-    };
-    let certificate =
-        ServerCertificate { chain_pem: found.certificate, key_pem: found.private_key };
-    match tls.exchange(&certificate) {
-        Ok(()) => tracing::debug!("the certificate was exchanged"),
-        Err(error) => tracing::error!(%error, "the stored certificate cannot be served"),
     }
 }

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use dtr_blobs::{BlobError, FileStorage};
@@ -320,12 +321,69 @@ pub(crate) async fn register(
     let (client, answer) = login(ucp).await?;
     let form = registration(catalog, url, config).await?;
     let service: Service = client.register_service(&answer, &form).await?;
+    for warning in replace_former(&client, &answer.session_token, &service).await {
+        tracing::warn!("{warning}");
+    }
     Ok(IdentitySource::Ucp {
         url: client.url().to_owned(),
         ca: ucp.ca.clone(),
         insecure_tls: ucp.insecure_tls,
         service: Some(service.id),
     })
+}
+
+/// How long an address is tried that a lost registry had.
+const ALIVE: Duration = Duration::from_secs(3);
+
+/// What was lost and is made anew at its address is one registry, not two: a registration of that address where nobody
+/// answers any more is forgotten. One that still answers is left alone, for this may be a rehearsal. Yields what to say.
+pub(crate) async fn replace_former(
+    client: &UcpClient,
+    token: &Secret,
+    new: &Service,
+) -> Vec<String> {
+    let known = match client.services(token).await {
+        Ok(known) => known,
+        Err(error) => {
+            return vec![format!(
+                "the UCP could not be asked for other registries at this address: {error}"
+            )];
+        }
+    };
+    let mut said = Vec::new();
+    for former in known.iter().filter(|s| s.id != new.id && s.url == new.url) {
+        if former.replicas.is_empty() {
+            continue;
+        }
+        let name = &former.name;
+        said.push(if answers(&former.url).await {
+            format!(
+                "the UCP knows a registry at {} as {name} already, and it answers: it stays registered beside this one",
+                former.url
+            )
+        } else {
+            match client.delete_service(token, &former.id).await {
+                Ok(()) => format!(
+                    "the UCP knew a registry at {} as {name}; nobody answers there, so this one takes its place",
+                    former.url
+                ),
+                Err(error) => format!("the UCP's record of {name} could not be removed: {error}"),
+            }
+        });
+    }
+    said
+}
+
+async fn answers(url: &str) -> bool {
+    let Some(authority) = url.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'))
+    else {
+        return true;
+    };
+    let has_port = authority.rsplit(']').next().is_some_and(|end| end.contains(':'));
+    let address = if has_port { authority.to_owned() } else { format!("{authority}:443") };
+    let connecting = tokio::net::TcpStream::connect(address);
+    // Too slow is not gone.
+    tokio::time::timeout(ALIVE, connecting).await.map_or(true, |connected| connected.is_ok())
 }
 
 /// Installs a replica of a new cluster.

@@ -7,6 +7,7 @@
 mod assets;
 mod config;
 mod data_dir;
+mod follow;
 mod health;
 mod heartbeat;
 mod install;

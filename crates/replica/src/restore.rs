@@ -11,17 +11,18 @@ use std::{
 
 use dtr_archive::{ArchiveReader, Header, IdentityKind, Keys, ReadOptions};
 use dtr_blobs::SharedBlobs;
-use dtr_catalog::records::{CertificateRecord, IdentitySource};
+use dtr_catalog::records::{CertificateRecord, IdentitySource, Service};
 use dtr_identity::{Identity, Remote, RemoteOptions, UcpClient, UcpError};
 use dtr_recovery::{
     OwnerMap, ProgressFn, RecoveryError, RestoreOptions, RestoreReport, RestoreTarget,
 };
-use dtr_types::{Clock as _, Random as _, ReplicaId, Secret, ServiceId, SystemClock, SystemRandom};
+use dtr_types::{Clock as _, Random as _, ReplicaId, Secret, SystemClock, SystemRandom};
 
 use crate::{
     DataDir, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
     install::{
         external_host, login, open_blobs, open_catalog, open_catalog_with, registration_form,
+        replace_former,
     },
 };
 
@@ -134,8 +135,8 @@ struct Linked {
     source: IdentitySource,
     identity: Option<Arc<dyn Identity>>,
     service_key: Option<CertificateRecord>,
-    /// A registration that was only made to look: it goes again.
-    forget: Option<(UcpClient, Secret, ServiceId)>,
+    /// The registration that was made: it goes again when it was only to look, or nothing came of it.
+    made: Option<(UcpClient, Secret, Service)>,
     warnings: Vec<String>,
 }
 
@@ -145,7 +146,7 @@ impl Linked {
             source: IdentitySource::BuiltIn,
             identity: None,
             service_key: None,
-            forget: None,
+            made: None,
             warnings,
         }
     }
@@ -224,8 +225,7 @@ async fn register(
         private_key: key.private_key.clone(),
     };
     let remote = Remote::new(options, tls, Arc::new(SystemClock), Arc::new(SystemRandom))?;
-    let forget =
-        dry_run.then(|| (client.clone(), answer.session_token.clone(), service.id.clone()));
+    let made = Some((client.clone(), answer.session_token.clone(), service.clone()));
     Ok(Linked {
         source: IdentitySource::Ucp {
             url: client.url().to_owned(),
@@ -235,7 +235,7 @@ async fn register(
         },
         identity: Some(Arc::new(remote)),
         service_key: Some(key),
-        forget,
+        made,
         warnings: Vec::new(),
     })
 }
@@ -287,6 +287,7 @@ pub async fn restore(
     warnings.extend(linked.warnings);
     certificates.extend(linked.service_key);
     let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
+    let empty_before = !dir.is_occupied().map_err(refused)?;
     let scratch;
     let (dir, catalog) = if request.dry_run {
         scratch = dtr_store_embedded::EmbeddedStore::in_memory();
@@ -316,11 +317,36 @@ pub async fn restore(
     how.progress = request.progress.clone();
     let read = read_options(&request);
     let report = dtr_recovery::restore(input, read, &target, how).await;
-    if let Some((client, token, service)) = linked.forget {
-        client.delete_service(&token, &service).await.map_err(InstallError::from)?;
+    if let Some((client, token, service)) = linked.made {
+        if request.dry_run || report.is_err() {
+            if let Err(error) = client.delete_service(&token, &service.id).await {
+                tracing::warn!(%error, service = service.name, "the registration with the UCP could not be taken back");
+            }
+        } else {
+            warnings.extend(replace_former(&client, &token, &service).await);
+        }
+    }
+    drop(target);
+    if report.is_err() && !request.dry_run && empty_before {
+        empty(dir.root());
     }
     let report = report?;
     Ok(Restored { id, url, report, warnings })
+}
+
+/// A folder that was empty before is so again. What cannot be removed is removed by the next restore, or by "destroy".
+fn empty(folder: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let removed = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(&path),
+            _ => std::fs::remove_file(&path),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%error, path = %path.display(), "what a refused restore made could not be removed");
+        }
+    }
 }
 
 fn io_failed(error: &dyn std::fmt::Display) -> RecoveryError {

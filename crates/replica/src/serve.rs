@@ -18,31 +18,31 @@ use dtr_catalog::{
 };
 use dtr_enzi::Enzi;
 use dtr_identity::{
-    Actor, BuiltIn, BuiltInOptions, Identity, ManageError, Remote, RemoteError, RemoteOptions,
+    BuiltIn, BuiltInOptions, Identity, IdentityError, ManageError, Remote, RemoteError,
+    RemoteOptions,
 };
 use dtr_jobs::Scheduler;
 use dtr_registry::Registry;
 use dtr_service::{PidFile, local::Local};
 use dtr_store::StoreError;
 use dtr_transport::{
-    Forwarded, Metrics, Redirect, Server, Shutdown,
-    pki::SubjectNames,
+    ExternalHost, Forwarded, Metrics, Redirect, Server, Shutdown,
     tls::{ServerTls, TlsError},
 };
 use dtr_types::{SystemClock, SystemRandom};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     AssetError, ConfigError, DataDir, ReplicaConfig, assets,
+    follow::{self, Directory, Follower},
     health::Health,
     heartbeat,
-    install::{open_blobs, open_catalog, registration},
+    install::{open_blobs, open_catalog},
 };
 
 /// How long background work may take to end once serving has ended.
 const BACKGROUND_END: Duration = Duration::from_secs(10);
-/// How long until a UCP that was away is told again.
-const TELL_AGAIN: Duration = Duration::from_secs(15);
 
 /// Why a replica cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,9 @@ pub enum ServeError {
     /// Its registration with itself.
     #[error(transparent)]
     Manage(#[from] ManageError),
+    /// Its registration with the UCP.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
 }
 
 /// The parts of a replica that is open.
@@ -180,8 +183,8 @@ pub struct Serving {
     scheduler: Arc<Scheduler>,
     tls: ServerTls,
     node: String,
-    remote: Option<Arc<Remote>>,
-    external_host: String,
+    directory: Option<Directory>,
+    external: ExternalHost,
 }
 
 impl std::fmt::Debug for Serving {
@@ -221,18 +224,19 @@ pub async fn bind(
         reports: Arc::default(),
     });
     let mut router = registry.router().merge(api).merge(own_routes(&catalog, &health, &metrics));
+    let mut directory = remote.map(Directory::Ucp);
     if let Some(built_in) = built_in {
         let enzi = Enzi::new(built_in.clone(), &config.address).with_accounts_alias();
         router = router.merge(dtr_enzi::router(enzi));
-        register_here(&catalog, &built_in, config, &settings.dtr_host).await?;
+        let here = Directory::Here(built_in);
+        here.tell(&catalog, config).await?;
+        directory = Some(here);
     }
-    let mut names = SubjectNames::local().with_url(&config.address)?;
-    if !settings.dtr_host.is_empty() {
-        names = names.with_host(&settings.dtr_host)?;
-    }
+    let names = follow::names(config, &settings.dtr_host)?;
     let certificate = assets::web_certificate(&catalog, &names).await?;
     let tls = ServerTls::new(&certificate)?;
-    let server = listeners(router.clone(), config, &settings.dtr_host, metrics, tls.clone())?;
+    let external = ExternalHost::new(&settings.dtr_host);
+    let server = listeners(router.clone(), config, external.clone(), metrics, tls.clone())?;
     Ok(Serving {
         server: server.bind().await?,
         pid_file,
@@ -247,8 +251,8 @@ pub async fn bind(
         scheduler,
         tls,
         node: node.to_owned(),
-        remote,
-        external_host: settings.dtr_host,
+        directory,
+        external,
     })
 }
 
@@ -274,17 +278,14 @@ async fn serve_ca(catalog: &Catalog) -> axum::response::Response {
 fn listeners(
     router: Router,
     config: &ReplicaConfig,
-    external_host: &str,
+    external_host: ExternalHost,
     metrics: Arc<Metrics>,
     tls: ServerTls,
 ) -> Result<Server<Router>, ServeError> {
     let at = |port| SocketAddr::new(config.listen_address, port);
     let mut server = Server::new(router, metrics, &SystemRandom).https(at(config.https_port), tls);
     if config.http_port != 0 {
-        let to = Redirect {
-            external_host: (!external_host.is_empty()).then(|| external_host.to_owned()),
-            https_port: Some(config.https_port),
-        };
+        let to = Redirect { external_host, https_port: Some(config.https_port) };
         server = server.redirect(at(config.http_port), to);
     }
     if let Some(address) = config.plain_http {
@@ -296,73 +297,6 @@ fn listeners(
         server = server.plain(address, forwarded);
     }
     Ok(server)
-}
-
-/// With accounts of its own, the registry is its own identity service: commands find its replicas there. What is
-/// registered follows what this replica is now, also after a restore elsewhere.
-async fn register_here(
-    catalog: &Catalog,
-    built_in: &BuiltIn,
-    config: &ReplicaConfig,
-    external_host: &str,
-) -> Result<(), ServeError> {
-    let url = public_url(config, external_host);
-    let mut form = registration(catalog, &url, config).await?;
-    form.name = Some("dtr".to_owned());
-    let known = catalog.services().await?;
-    let ours = known.iter().find(|service| Some(&service.name) == form.name.as_ref());
-    match ours {
-        Some(service) => {
-            built_in.update_service(&Actor::system(), &service.id, form).await?;
-        }
-        None => {
-            let mut accounts = catalog.list_accounts(None, 500).await?.items.into_iter();
-            if let Some(owner) = accounts.find(|account| account.is_admin) {
-                built_in.register_service(&Actor::system(), &owner.id, form).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Where clients reach the registry.
-fn public_url(config: &ReplicaConfig, external_host: &str) -> String {
-    if external_host.is_empty() {
-        config.address.clone()
-    } else {
-        format!("https://{external_host}")
-    }
-}
-
-/// Tells the UCP what this replica is now: its address, its authority. Tried until it is told, since a UCP may be away.
-async fn tell_ucp(
-    catalog: Catalog,
-    remote: Arc<Remote>,
-    config: ReplicaConfig,
-    external_host: String,
-    stop: CancellationToken,
-) {
-    let url = public_url(&config, &external_host);
-    loop {
-        let told = match registration(&catalog, &url, &config).await {
-            // The name, and what only an administrator may say, were said at the registration.
-            Ok(form) => {
-                let form = dtr_identity::ServiceForm { name: None, privileged: None, ..form };
-                remote.update_registration(&form).await.map_err(|error| error.to_string())
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        match told {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!(error, "the UCP was not told of this replica; trying again")
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(TELL_AGAIN) => {}
-        }
-    }
 }
 
 impl Serving {
@@ -383,17 +317,18 @@ impl Serving {
             self.node,
             self.stop.clone(),
         ));
-        self.background.spawn(heartbeat::follow_certificate(catalog, self.tls, self.stop.clone()));
-        if let Some(remote) = self.remote {
-            let catalog = self.opened.catalog.clone();
-            let told = tell_ucp(
-                catalog,
-                remote,
-                self.config.clone(),
-                self.external_host,
-                self.stop.clone(),
-            );
-            self.background.spawn(told);
+        let changed = Arc::new(Notify::new());
+        let follower = Follower {
+            catalog: catalog.clone(),
+            config: self.config.clone(),
+            tls: self.tls,
+            external: self.external,
+            changed: Arc::clone(&changed),
+        };
+        self.background.spawn(follower.run(self.stop.clone()));
+        if let Some(directory) = self.directory {
+            let config = self.config.clone();
+            self.background.spawn(directory.keep_told(catalog, config, changed, self.stop.clone()));
         }
         self.background.spawn(self.socket.serve(self.local, self.stop.clone()));
         dtr_service::notify_ready();

@@ -48,7 +48,7 @@ pub use forwarded::{Forwarded, Network, NetworkError};
 pub use limits::{AccessLog, Limits};
 pub use logging::{LogError, LogFormat, init_logging};
 pub use metrics::Metrics;
-pub use redirect::Redirect;
+pub use redirect::{ExternalHost, Redirect};
 pub use request::{Handler, LogUser, RequestId, RequestInfo, Route, Scheme};
 pub use respond::error_response;
 pub use server::{BoundServer, Drained, ListenerKind, ServeError, Server};

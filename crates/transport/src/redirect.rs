@@ -2,9 +2,11 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use arc_swap::ArcSwapOption;
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use serde_json::json;
@@ -17,11 +19,30 @@ use crate::{
     respond::error_response,
 };
 
+/// `host` or `host:port` of the address that clients use; empty for none. Clones share it, so that it can change while
+/// listeners run.
+#[derive(Clone, Debug, Default)]
+pub struct ExternalHost(Arc<ArcSwapOption<String>>);
+
+impl ExternalHost {
+    /// With this host, or none.
+    pub fn new(host: &str) -> Self {
+        let made = Self::default();
+        made.set(host);
+        made
+    }
+
+    /// Another host from now on, or none.
+    pub fn set(&self, host: &str) {
+        self.0.store((!host.is_empty()).then(|| Arc::new(host.to_owned())));
+    }
+}
+
 /// Where the plain port sends clients.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Redirect {
-    /// `host` or `host:port` of the external URL. Without it, the host that the client used is taken.
-    pub external_host: Option<String>,
+    /// The host of the external URL. Without it, the host that the client used is taken.
+    pub external_host: ExternalHost,
     /// The HTTPS port, when no external host is given. `None` is 443.
     pub https_port: Option<u16>,
 }
@@ -48,8 +69,9 @@ impl Redirect {
     }
 
     fn location(&self, used: Option<&str>, uri: &Uri) -> Option<HeaderValue> {
-        let host = match (&self.external_host, used) {
-            (Some(host), _) if is_host(host) => host.clone(),
+        let external = self.external_host.0.load();
+        let host = match (&*external, used) {
+            (Some(host), _) if is_host(host) => host.as_str().to_owned(),
             (_, Some(used)) => match self.https_port {
                 None | Some(443) => split_port(used).0.to_owned(),
                 Some(port) => format!("{}:{port}", split_port(used).0),
@@ -97,12 +119,14 @@ mod tests {
         let to = |redirect: &Redirect, used: Option<&str>, uri: &str| {
             redirect.location(used, &uri.parse().unwrap()).map(|v| v.to_str().unwrap().to_owned())
         };
-        let own = Redirect { external_host: Some("dtr.example.com".to_owned()), https_port: None };
+        let host = ExternalHost::new("old.example.com");
+        let own = Redirect { external_host: host.clone(), https_port: None };
+        host.set("dtr.example.com");
         assert_eq!(
             to(&own, Some("evil.example"), "/v2/?n=1").as_deref(),
             Some("https://dtr.example.com/v2/?n=1")
         );
-        let same = Redirect { external_host: None, https_port: Some(8443) };
+        let same = Redirect { https_port: Some(8443), ..Redirect::default() };
         assert_eq!(to(&same, Some("a:80"), "/x").as_deref(), Some("https://a:8443/x"));
         assert_eq!(to(&same, Some("[::1]:80"), "/x").as_deref(), Some("https://[::1]:8443/x"));
         assert_eq!(

@@ -53,6 +53,15 @@ pub enum Command {
     Gc(GcArgs),
     /// List the container images that an installation needs
     Images,
+    /// Says why not: a cluster has one replica in this version
+    #[command(hide = true)]
+    Join(LaterArgs),
+    /// Says what to do instead: a cluster has one replica in this version
+    #[command(hide = true)]
+    Remove(LaterArgs),
+    /// Says what to do instead: a cluster has one replica in this version
+    #[command(hide = true)]
+    EmergencyRepair(LaterArgs),
     /// Manage users
     #[command(subcommand)]
     User(UserCommand),
@@ -82,6 +91,14 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// Whatever the original took for what does not exist yet.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct LaterArgs {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    _given: Vec<std::ffi::OsString>,
 }
 
 /// `dtr install`
@@ -139,6 +156,18 @@ pub struct ReconfigureArgs {
     pub storage: StorageArgs,
     #[command(flatten)]
     pub log: LogArgs,
+    /// Speak plain HTTP no more: takes back --plain-http
+    #[arg(long, conflicts_with = "plain_http")]
+    pub no_plain_http: bool,
+    /// Believe no proxy any more: takes back --trusted-proxies
+    #[arg(long, conflicts_with = "trusted_proxies")]
+    pub no_trusted_proxies: bool,
+    /// Present a certificate of the cluster's own authority again: takes back --dtr-cert
+    #[arg(long, conflicts_with = "dtr_cert")]
+    pub no_dtr_cert: bool,
+    /// Keep image content inside the data directory again: takes back --dtr-storage-volume
+    #[arg(long, conflicts_with = "dtr_storage_volume")]
+    pub dtr_use_default_storage: bool,
     /// The new storage already holds all blobs
     #[arg(long, env = "STORAGE_MIGRATED", value_parser = clap::builder::FalseyValueParser::new())]
     pub storage_migrated: bool,

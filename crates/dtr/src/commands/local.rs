@@ -184,9 +184,6 @@ pub async fn serve(args: ServeArgs, debug: bool) -> Result<()> {
     let serving = dtr_replica::bind(&dir, &config, &node())
         .await
         .with_context(|| format!("cannot serve {}", dir.root().display()))?;
-    for (kind, address) in serving.addresses() {
-        tracing::info!(%address, kind, "listening");
-    }
     serving.run(shutdown).await;
     Ok(())
 }
@@ -224,8 +221,15 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
         progress: None,
     };
     let input = Box::new(Watched::new(Box::new(io::stdin()), "restoring"));
-    let restored =
-        dtr_replica::restore(&dir, &options, request, input).await.context("cannot restore")?;
+    let restored = dtr_replica::restore(&dir, &options, request, input).await.map_err(|error| {
+        let what = match error.exit() {
+            Exit::Locked => {
+                "cannot restore; open the archive with --identity-file or --passphrase-file"
+            }
+            _ => "cannot restore",
+        };
+        anyhow::Error::new(error).context(what)
+    })?;
     for warning in &restored.warnings {
         terminal::say(&format!("warning: {warning}"));
     }

@@ -1,7 +1,7 @@
 //! `dtr reconfigure`: changes given settings and leaves the others. What all replicas share is changed through the
 //! interface and holds at once; what is one replica's own is in its data directory and holds from its next start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use dtr_replica::{DataDir, ReplicaConfig, StorageConfig};
@@ -17,7 +17,8 @@ use crate::{
 /// `dtr reconfigure`
 pub async fn run(args: ReconfigureArgs) -> Result<()> {
     let own = own_changes(&args);
-    let shared = args.network.dtr_external_url.is_some() || args.tls.dtr_cert.is_some();
+    let shared =
+        args.network.dtr_external_url.is_some() || args.tls.dtr_cert.is_some() || args.no_dtr_cert;
     if !own && !shared {
         return Err(Failure::usage(
             "nothing to change: give a setting (see dtr reconfigure --help)",
@@ -55,7 +56,10 @@ fn own_changes(args: &ReconfigureArgs) -> bool {
         || network.listen_address.is_some()
         || network.plain_http.is_some()
         || !network.trusted_proxies.is_empty()
+        || args.no_plain_http
+        || args.no_trusted_proxies
         || args.storage.dtr_storage_volume.is_some()
+        || args.dtr_use_default_storage
         || args.log.log_level.is_some()
         || args.log.log_format.is_some()
 }
@@ -70,7 +74,13 @@ fn configured(dir: &Path, args: &ReconfigureArgs) -> Result<ReplicaConfig> {
     }
     config.http_port = network.replica_http_port.unwrap_or(config.http_port);
     config.listen_address = network.listen_address.unwrap_or(config.listen_address);
-    config.plain_http = network.plain_http.or(config.plain_http);
+    config.plain_http = match args.no_plain_http {
+        true => None,
+        false => network.plain_http.or(config.plain_http),
+    };
+    if args.no_trusted_proxies {
+        config.trusted_proxies.clear();
+    }
     if !network.trusted_proxies.is_empty() {
         for text in &network.trusted_proxies {
             let network: Result<dtr_transport::Network, _> = text.parse();
@@ -79,19 +89,8 @@ fn configured(dir: &Path, args: &ReconfigureArgs) -> Result<ReplicaConfig> {
         }
         config.trusted_proxies.clone_from(&network.trusted_proxies);
     }
-    if let Some(folder) = &args.storage.dtr_storage_volume {
-        if !args.storage_migrated {
-            return Err(Failure::usage(
-                "another storage must already hold all blobs: copy the old one there (it may go on being used \
-                 meanwhile; copy again after stopping the replica), then give --storage-migrated",
-            ));
-        }
-        let folder = std::path::absolute(folder)
-            .with_context(|| format!("cannot use {}", folder.display()))?;
-        if !folder.is_dir() {
-            return Err(Failure::usage(format!("{} is not a folder", folder.display())));
-        }
-        config.storage = StorageConfig::Filesystem { root: Some(folder) };
+    if args.storage.dtr_storage_volume.is_some() || args.dtr_use_default_storage {
+        config.storage = StorageConfig::Filesystem { root: storage(dir, args)? };
     }
     if let Some(level) = &args.log.log_level {
         config.log_level.clone_from(level);
@@ -102,6 +101,30 @@ fn configured(dir: &Path, args: &ReconfigureArgs) -> Result<ReplicaConfig> {
         config.log_format.clone_from(format);
     }
     Ok(config)
+}
+
+/// The folder that image content is in from now on; none is the usual one.
+fn storage(dir: &Path, args: &ReconfigureArgs) -> Result<Option<PathBuf>> {
+    if !args.storage_migrated {
+        return Err(Failure::usage(
+            "another storage must already hold all blobs: copy the old one there (it may go on being used meanwhile; copy \
+             again after stopping the replica), then give --storage-migrated",
+        ));
+    }
+    let Some(folder) = &args.storage.dtr_storage_volume else {
+        let usual = DataDir::new(dir).default_storage();
+        return if usual.is_dir() {
+            Ok(None)
+        } else {
+            Err(Failure::usage(format!("{} is not a folder", usual.display())))
+        };
+    };
+    let folder =
+        std::path::absolute(folder).with_context(|| format!("cannot use {}", folder.display()))?;
+    if !folder.is_dir() {
+        return Err(Failure::usage(format!("{} is not a folder", folder.display())));
+    }
+    Ok(Some(folder))
 }
 
 /// The same address at another port.
@@ -140,6 +163,18 @@ async fn change_shared(args: &ReconfigureArgs) -> Result<()> {
                 terminal::say(&format!("warning: {}", warning.as_str().unwrap_or_default()));
             }
             terminal::say("the certificate is exchanged; replicas present it within seconds");
+        }
+        if args.no_dtr_cert {
+            let form = json!({"webTLSCert": "", "webTLSKey": ""});
+            let _: Value = c
+                .api
+                .put("/api/v0/meta/certificate", &form)
+                .await
+                .context("cannot give up the certificate")?;
+            terminal::say(
+                "a certificate of the cluster's own authority is made; replicas present it within seconds, and clients must \
+                 trust that authority (/ca)",
+            );
         }
         Ok(())
     })

@@ -9,6 +9,7 @@ use dtr_catalog::records::{
     Repository, RepositoryGrant,
 };
 use dtr_catalog::{Batch, Cursor, Export, Kind, Record, json};
+use dtr_identity::{Identity, IdentityError};
 use dtr_types::{AccountId, Revision, TeamId};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -32,6 +33,8 @@ pub(super) struct Sums {
     pub(super) private_keys: u64,
     /// Blobs whose content was to go in and is not in the storage.
     pub(super) missing: Vec<String>,
+    /// Why the names of owners are not all in it.
+    pub(super) nameless: Option<String>,
 }
 
 /// A backup's reading.
@@ -212,30 +215,16 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// The names of owners that live elsewhere, as far as the identity service knows them right now.
+    /// The names of owners that live elsewhere, as far as the identity service knows them right now. One that is away is
+    /// no reason to have no backup: names help only where the accounts have other ids.
     async fn directory(&mut self) -> Result<(), RecoveryError> {
         let Some(identity) = &self.job.options.directory else { return Ok(()) };
         if matches!(self.job.cluster.identity, IdentitySource::BuiltIn) {
             return Ok(());
         }
         let mut found = Vec::new();
-        for id in &self.accounts {
-            if let Some(account) = identity.account_by_id(id).await? {
-                found.push(DirectoryLine::Account {
-                    id: id.clone(),
-                    name: account.name.to_string(),
-                    is_org: account.is_org,
-                });
-            }
-        }
-        for (organization, id) in &self.teams {
-            if let Some(team) = identity.team_by_id(organization, id).await? {
-                found.push(DirectoryLine::Team {
-                    id: id.clone(),
-                    organization: organization.clone(),
-                    name: team.name.to_string(),
-                });
-            }
+        if let Err(error) = names(&**identity, &self.accounts, &self.teams, &mut found).await {
+            self.sums.nameless = Some(error.to_string());
         }
         found.sort();
         let lines = found
@@ -246,6 +235,33 @@ impl<'a> Reading<'a> {
         self.count(DIRECTORY, lines.len());
         self.send(Piece::Lines(lines)).await
     }
+}
+
+async fn names(
+    identity: &dyn Identity,
+    accounts: &BTreeSet<AccountId>,
+    teams: &BTreeSet<(AccountId, TeamId)>,
+    found: &mut Vec<DirectoryLine>,
+) -> Result<(), IdentityError> {
+    for id in accounts {
+        if let Some(account) = identity.account_by_id(id).await? {
+            found.push(DirectoryLine::Account {
+                id: id.clone(),
+                name: account.name.to_string(),
+                is_org: account.is_org,
+            });
+        }
+    }
+    for (organization, id) in teams {
+        if let Some(team) = identity.team_by_id(organization, id).await? {
+            found.push(DirectoryLine::Team {
+                id: id.clone(),
+                organization: organization.clone(),
+                name: team.name.to_string(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The lines of a kind that come from a UCP and not from the store.

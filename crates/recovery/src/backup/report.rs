@@ -96,6 +96,13 @@ pub(super) fn make(
             sums.private_keys
         ));
     }
+    if let Some(why) = &sums.nameless {
+        warnings.push(format!(
+            "the identity service could not be asked for the names of owners ({why}): the archive restores with this UCP, or \
+             one restored from its own backup, but owners cannot be matched by name with one set up anew; back up again \
+             when it answers"
+        ));
+    }
     if !sums.missing.is_empty() {
         warnings.push(format!(
             "{} blobs are not in the blob storage (or have another size), so the archive lacks them; the images that \
@@ -155,7 +162,7 @@ fn not_included(product: Product, images: bool, identity: bool) -> Vec<NotInclud
         ));
         list.push(item(
             "replicas, their addresses and data directories",
-            "a restore makes the first replica anew; join the others again",
+            "a restore makes the replica anew",
         ));
         list.push(item("the vulnerability database", "it is fetched again"));
     }

@@ -84,7 +84,7 @@ impl RestoreReport {
         }
         next.push("people log in again: sessions are not part of a backup".to_owned());
         next.push(
-            "join further replicas; leftovers of the old cluster cannot come back into this one, destroy them".to_owned(),
+            "what is left of the old cluster cannot come back into this one: destroy it".to_owned(),
         );
         next.push("take a backup of the restored registry".to_owned());
         self.next = next;

@@ -145,7 +145,7 @@ pub async fn start(limits: Limits) -> Running {
     let server = Server::new(service, Arc::clone(&metrics), &SystemRandom)
         .limits(limits)
         .https(SocketAddr::from(([127, 0, 0, 1], port)), tls.clone())
-        .redirect(local(), Redirect { external_host: None, https_port: Some(port) })
+        .redirect(local(), Redirect { https_port: Some(port), ..Redirect::default() })
         .plain(local(), Forwarded::From(vec!["127.0.0.1".parse().unwrap()]))
         .bind()
         .await

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use bytes::Bytes;
 use dtr_archive::Encryption;
-use dtr_client::Download;
+use dtr_client::{ClientError, Download};
 use dtr_recovery::{BackupOptions, BackupReport, Exit};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -96,15 +96,29 @@ async fn stream(
     let Some(id) = id else {
         return Err(Failure::ending(Exit::Failed, format!("no backup was sent: {USELESS}")));
     };
-    let (sink, sum) = copy(&mut download, sink).await.context(USELESS)?;
-    let report: Option<BackupReport> =
-        match connection.api.get(&format!("/api/v0/backups/{id}/report")).await {
-            Ok(report) => Some(report),
-            Err(error) => {
-                tracing::warn!(%error, "the report could not be fetched");
-                None
-            }
-        };
+    // The report has the length and the hash of the whole: as good a confirmation where a proxy swallowed the other.
+    download.accept_unconfirmed();
+    let copied = copy(&mut download, sink).await;
+    let report = connection.api.get(&format!("/api/v0/backups/{id}/report")).await;
+    let (sink, sum) = match (copied, &report) {
+        (Ok(copied), _) => copied,
+        // The connection only broke off; the registry knows why.
+        (Err(_), Err(ClientError::Refused { message, .. })) => {
+            return Err(Failure::ending(Exit::Failed, message.clone()).context(USELESS));
+        }
+        (Err(error), _) => return Err(error.context(USELESS)),
+    };
+    let report: Option<BackupReport> = match report {
+        Ok(report) => Some(report),
+        Err(error) if !download.is_confirmed() => {
+            let what = "neither the end of the archive nor its report confirms that it is whole";
+            return Err(anyhow::Error::new(error).context(what).context(USELESS));
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the report could not be fetched");
+            None
+        }
+    };
     if report.as_ref().is_some_and(|r| r.sha256 != sum || r.bytes != download.received()) {
         let what = "the archive that arrived is not the one that was sent";
         return Err(Failure::ending(Exit::Damaged, format!("{what}: {USELESS}")));

@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# A UCP of its own: a registry registered with it, the UCP away and back, its backup and restore, encrypted too, and a
+# registry that finds its accounts again after both were lost.
+# timeout: 240
+# shellcheck source=../lib/common.sh
+. "$(dirname "$0")/../lib/common.sh"
+. "$ROOT/tests/lib/images.sh"
+
+dtr=${DTR_BIN:-$ROOT/target/debug/dtr}
+ucp=${UCP_BIN:-$ROOT/target/debug/ucp}
+need "$dtr" "$ucp" skopeo jq curl age script
+ucp_port=$(free_port)
+port=$(free_port)
+ucp_url=https://127.0.0.1:$ucp_port
+url=https://127.0.0.1:$port
+id=0123456789ab
+password="a-password-$RANDOM"
+echo "correct horse battery staple" >"$WORK/passphrase"
+echo "wrong horse" >"$WORK/wrong-passphrase"
+ucp_place="--host-address 127.0.0.1 --listen-address 127.0.0.1 --controller-port $ucp_port"
+place="--replica-https-port $port --replica-http-port 0 --listen-address 127.0.0.1"
+admin="--ucp-url $ucp_url --ucp-insecure-tls --ucp-username admin"
+export UCP_PASSWORD=$password
+stop_all() {
+    "$dtr" destroy --data-dir "$WORK/dtr" --yes
+    "$ucp" stop --data-dir "$WORK/ucp"
+    "$ucp" stop --data-dir "$WORK/ucp-again"
+}
+on_exit stop_all
+
+# shellcheck disable=SC2086
+ok "ucp install" "$ucp" install --data-dir "$WORK/ucp" --admin-password "$password" $ucp_place || bail "nothing works without a UCP"
+ok "ucp status" "$ucp" status --data-dir "$WORK/ucp"
+# shellcheck disable=SC2086
+install() { "$dtr" install --data-dir "$WORK/dtr" --replica-id $id --dtr-external-url "$url" $admin $place "$@"; }
+wrong() { UCP_PASSWORD=nonsense install; }
+refused "a wrong password is told before anything is written" "wrong" wrong
+fails "and nothing is" test -e "$WORK/dtr"
+ok "dtr install" install || bail "nothing works without a replica"
+# shellcheck disable=SC2086
+dtr() { "$dtr" "$@" $admin; }
+ok "an organization" dtr org create engineering
+user() { DTR_USER_PASSWORD=alices-password dtr user create alice; }
+ok "a user" user
+ok "a team" dtr team create engineering developers
+ok "a member" dtr team add-member engineering developers alice
+ok "a repository" dtr repo create engineering/web
+ok "a level" dtr grant set engineering/web developers read-write
+layout=$WORK/layout
+image_oci "$layout" 1.0
+image=$(jq -r '.manifests[0].digest' "$layout/index.json")
+push() { skopeo copy --quiet --dest-tls-verify=false --dest-creds "alice:$1" "oci:$layout:1.0" "docker://127.0.0.1:$port/engineering/web:$2"; }
+ok "the member pushes" push alices-password 1.0
+refused "a wrong password is refused" "unauthorized|wrong" push nonsense 2.0
+access_token=$(dtr token create ci -o json | jq -r .token)
+
+# A token as docker gets one, and a session, before the UCP goes.
+scope="repository:engineering/web:pull,push"
+fetch_token() { curl -sSk -u "$1" "$url/auth/token?service=127.0.0.1:$port&scope=$scope" --max-time 20; }
+bearer=$(fetch_token alice:alices-password | jq -r .token)
+pull() { curl -sSfk --max-time 20 -H "Authorization: Bearer $bearer" "$url/v2/engineering/web/manifests/1.0" -H 'Accept: application/vnd.oci.image.manifest.v1+json' -o "$WORK/pulled"; }
+ok "a token pulls" pull
+ok "ucp stop" "$ucp" stop --data-dir "$WORK/ucp"
+ok "a token that runs goes on" pull
+began=$SECONDS
+answer=$(fetch_token bob:unknown)
+if echo "$answer" | jq -r '.errors[0].message // .details' | grep -Eq "identity service|UCP"; then
+    pass "a new login says why not"
+else
+    fail "a new login says why not: $answer"
+fi
+refused "so does the command line" "reach|identity service|UCP" dtr repo list
+refused "so does skopeo" "identity service|UCP|Service Unavailable|503" push alices-other-password 3.0
+if [ $((SECONDS - began)) -le 60 ]; then pass "and nothing hangs"; else fail "it took $((SECONDS - began)) s"; fi
+local_backup() { "$dtr" backup --data-dir "$WORK/dtr" --output "$WORK/away.tar"; }
+ok "a local backup needs no UCP" local_backup
+status() { "$dtr" status --data-dir "$WORK/dtr"; }
+refused "status names what is wrong" "identity service|UCP" status
+serve_ucp() {
+    "$ucp" serve --data-dir "${1:-$WORK/ucp}" >>"$WORK/ucp.log" 2>&1 &
+    wait_for 20 port_open "$ucp_port"
+}
+ok "the UCP is back" serve_ucp
+again() { push alices-password 2.0; }
+ok "and logins work, without a restart" wait_for 60 again
+
+# Backups of the UCP.
+plain() { "$ucp" backup --data-dir "$WORK/ucp" --no-passphrase >"$WORK/ucp.tar"; }
+ok "ucp backup" plain
+ok "tar lists it" tar -tf "$WORK/ucp.tar"
+ok "ucp backup, encrypted" "$ucp" backup --data-dir "$WORK/ucp" --passphrase-file "$WORK/passphrase" --output "$WORK/ucp.age"
+typed() { timeout 60 script -qec "age -d -o $WORK/ucp-by-age.tar $WORK/ucp.age" /dev/null <"$WORK/passphrase" && tar -tf "$WORK/ucp-by-age.tar"; }
+ok "age opens it" typed
+# shellcheck disable=SC2086
+over_network() { "$ucp" backup --ucp-url "$ucp_url" --ucp-insecure-tls --ucp-username admin --passphrase-file "$WORK/passphrase" >"$WORK/ucp-network.age"; }
+ok "ucp backup over the network" over_network
+ok "a backup of the registry with images" dtr backup --existing-replica-id $id --with-images --output "$WORK/dtr.tar"
+ok "and with the accounts" dtr backup --existing-replica-id $id --with-identity --output "$WORK/with-identity.tar"
+refused "a backup of the registry is no backup of a UCP" "dtr" "$ucp" restore --data-dir "$WORK/ucp-again" --no-passphrase --no-start <"$WORK/dtr.tar"
+
+# Both are lost.
+# shellcheck disable=SC2086
+ok "destroy, and be forgotten by the UCP" "$dtr" destroy --data-dir "$WORK/dtr" --yes $admin
+services() { curl -sSk -u "admin:$password" "$ucp_url/enzi/v0/services" | jq '.services | length'; }
+same "the UCP lists no registry" 0 "$(services)"
+ok "the UCP is stopped" "$ucp" stop --data-dir "$WORK/ucp"
+rm -rf "$WORK/ucp"
+# shellcheck disable=SC2086
+ucp_restore() { "$ucp" restore --data-dir "$WORK/ucp-again" --passphrase-file "$1" $ucp_place <"$WORK/ucp.age"; }
+refused "a wrong passphrase is told" "passphrase" ucp_restore "$WORK/wrong-passphrase"
+ok "ucp restore" ucp_restore "$WORK/passphrase"
+# shellcheck disable=SC2086
+restore() { "$dtr" restore --data-dir "$WORK/dtr" $admin --dtr-load-balancer "$url" $place "$@" <"${from:-$WORK/dtr.tar}"; }
+head -c 9000 "$WORK/dtr.tar" >"$WORK/cut.tar"
+before=$(services)
+refused_restore() { from=$WORK/cut.tar restore; }
+refused "a restore from a cut archive is refused" "cut" refused_restore
+same "nothing of it stays at the UCP" "$before" "$(services)"
+fails "nor on the disk" test -e "$WORK/dtr/store.redb"
+ok "a dry run" restore --dry-run
+same "nothing of that either" "$before" "$(services)"
+ok "dtr restore" restore
+pulls() { skopeo copy --quiet --src-tls-verify=false --src-creds "$1" "docker://127.0.0.1:$port/engineering/web:1.0" "dir:$WORK/from-$RANDOM"; }
+ok "the member of before pulls" pulls alice:alices-password
+ok "so does the access token of before" pulls "admin:$access_token"
+skopeo copy --quiet --src-tls-verify=false --src-creds alice:alices-password "docker://127.0.0.1:$port/engineering/web:1.0" "dir:$WORK/compared"
+same "with the same digest" "$image" "$(file_digest "$WORK/compared/manifest.json")"
+found() { dtr backup --output "$WORK/after.tar"; }
+ok "commands find the restored replica through the restored UCP" found
+finish
