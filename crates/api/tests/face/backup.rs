@@ -105,7 +105,7 @@ async fn two_at_once_do_not_mind_each_other() {
     assert_ne!(one.id, other.id);
 }
 
-/// A client that goes away leaves no hold behind and no report, and the next backup is not disturbed.
+/// A client that goes away leaves no hold behind, the report says that it failed, and the next backup is not disturbed.
 #[tokio::test(flavor = "multi_thread")]
 async fn given_up_by_the_client() {
     let world = World::new().await;
@@ -137,7 +137,8 @@ async fn given_up_by_the_client() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert_eq!(holds().await, 0, "what it held is free");
-    world.admin("GET", &format!("/api/v0/backups/{id}/report"), None).await.is(404);
+    let report = world.admin("GET", &format!("/api/v0/backups/{id}/report"), None).await.is(409);
+    assert_eq!(report.json()["errors"][0]["code"], "BACKUP_FAILED");
     assert_eq!(take(&world, "").await.status.as_deref(), Some("complete"));
 }
 
