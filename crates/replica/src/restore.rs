@@ -76,6 +76,11 @@ pub enum RestoreError {
         "the accounts of this registry are kept in a UCP ({0}); name it, or the one that takes its place, with --ucp-url"
     )]
     UcpNeeded(String),
+    /// The archive's accounts are to be loaded into a UCP.
+    #[error(
+        "this version cannot load an archive's accounts into a UCP; nothing was changed. Restore the UCP first (\"ucp restore\"), or make the accounts there: owners are found by name. Then restore without --with-identity"
+    )]
+    AccountsElsewhere,
     /// Another key signed it.
     #[error("the archive is signed by key {found}, not by {wanted}; nothing was changed")]
     OtherSigner {
@@ -95,6 +100,7 @@ impl RestoreError {
         match self {
             Self::Recovery(error) => error.exit(),
             Self::UcpNeeded(_)
+            | Self::AccountsElsewhere
             | Self::OtherSigner { .. }
             | Self::Install(InstallError::Occupied(_)) => dtr_recovery::Exit::Refused,
             Self::Install(_) | Self::Remote(_) => dtr_recovery::Exit::Failed,
@@ -169,6 +175,8 @@ async fn link(
         return Err(RestoreError::UcpNeeded(was));
     };
     match login(ucp).await {
+        // Better told before than found out after: accounts that only seem to be loaded own nothing.
+        Ok(_) if request.with_identity => return Err(RestoreError::AccountsElsewhere),
         Ok(_) => {}
         Err(InstallError::Ucp(error)) if built_in && is_away(&error) => {
             let warning = format!(

@@ -307,7 +307,7 @@ pub struct RestoreArgs {
     /// Owners that have another name now: a file of lines "old-name new-name"
     #[arg(long, value_name = "FILE")]
     pub map_owners: Option<PathBuf>,
-    /// Load the archive's users, organizations and teams into the UCP first
+    /// Load the archive's users, organizations and teams into the registry's own accounts first
     #[arg(long)]
     pub with_identity: bool,
     /// Go on although owners are unknown to the identity service
