@@ -1,16 +1,18 @@
-//! Bodies on their way: counted, and given up when the client stops.
+//! Bodies on their way: counted, given up when the client stops, and read to the end a little when the answer came first.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::{Body, access_log::Finish};
 
@@ -20,19 +22,35 @@ use crate::{Body, access_log::Finish};
 #[error("the client sent nothing for {} seconds in the middle of the request's body", .0.as_secs())]
 pub struct BodyIdle(pub Duration);
 
+/// How much of a body that nobody wants is still read, in bytes, and for how long. A client that is refused in the
+/// middle of sending may take a connection (or stream) that is closed under it for the whole answer, and never read why
+/// it was refused (RFC 9112, section 9.6; RFC 9113, section 8.1).
+const LEFTOVER_MAX: u64 = 64 << 20;
+const LEFTOVER_TIME: Duration = Duration::from_secs(10);
+
 /// A request's body.
 pub(crate) struct RequestBody {
-    inner: Incoming,
+    /// Until the body is dropped.
+    inner: Option<Incoming>,
     received: Counter,
     idle: Duration,
+    /// Whether what is left unread is read nevertheless: not if the client waits for our word to send it, nor when
+    /// nothing came for too long.
+    finish: bool,
     /// Made at the first wait, then only moved on when it fires: a fast upload touches no timer.
     timer: Option<Pin<Box<Sleep>>>,
     waiting_since: Option<Instant>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, idle: Duration, received: Counter) -> Self {
-        Self { inner, received, idle, timer: None, waiting_since: None }
+    pub(crate) fn new(
+        inner: Incoming,
+        headers: &HeaderMap,
+        idle: Duration,
+        received: Counter,
+    ) -> Self {
+        let finish = !headers.contains_key(header::EXPECT);
+        Self { inner: Some(inner), received, idle, finish, timer: None, waiting_since: None }
     }
 
     /// Ready once the client has been waited for too long.
@@ -59,9 +77,13 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.waiting_since = None;
+                if !matches!(frame, Some(Ok(_))) {
+                    this.finish = false;
+                }
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
                 {
@@ -71,17 +93,42 @@ impl http_body::Body for RequestBody {
             }
             Poll::Pending => {
                 ready!(this.poll_idle(cx));
+                this.finish = false;
                 Poll::Ready(Some(Err(BodyIdle(this.idle).into())))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.take() else { return };
+        if self.finish
+            && !inner.is_end_stream()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(timeout(LEFTOVER_TIME, read_leftover(inner, self.received.clone())));
+        }
+    }
+}
+
+/// Reads and forgets what a client still sends; ends by itself with the connection.
+async fn read_leftover(mut body: Incoming, received: Counter) {
+    let mut count = 0;
+    while count <= LEFTOVER_MAX
+        && let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+    {
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        received.inc_by(bytes);
+        count += bytes;
     }
 }
 

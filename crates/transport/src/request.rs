@@ -219,18 +219,19 @@ impl<S: Handler> App<S> {
         let version = parts.version;
         let info = self.identify(&origin, &mut parts);
         let mut finish = self.begin(&origin, &parts, &info);
+        let body = if incoming.is_end_stream() {
+            Body::empty()
+        } else {
+            let idle = self.limits.body_idle_timeout;
+            let received = self.metrics.received.clone();
+            Body::new(RequestBody::new(incoming, &parts.headers, idle, received))
+        };
         let response = match self.admit(&origin, &parts, &mut finish) {
             Err(limit) => {
                 self.metrics.refuse(limit);
                 respond::overloaded(limit)
             }
             Ok(()) => {
-                let body = if incoming.is_end_stream() {
-                    Body::empty()
-                } else {
-                    let idle = self.limits.body_idle_timeout;
-                    Body::new(RequestBody::new(incoming, idle, self.metrics.received.clone()))
-                };
                 parts.extensions.insert(info.clone());
                 self.answer(Request::from_parts(parts, body), &info).await
             }

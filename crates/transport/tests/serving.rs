@@ -62,6 +62,48 @@ async fn plain_over_both_protocols() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_heard_in_the_middle_of_a_body() {
+    const PIECE: usize = 64 * 1024;
+    const PIECES: usize = 64;
+    let running = start(Limits::default()).await;
+    let address = running.addresses[&ListenerKind::Plain];
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head =
+        format!("POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", PIECE * PIECES);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    let is_whole = |heard: &[u8]| heard.ends_with(b"not wanted");
+    while !is_whole(&heard) {
+        assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0, "the connection ends too early");
+    }
+    for _ in 0..PIECES {
+        stream.write_all(&vec![0; PIECE]).await.expect("what is not wanted is still taken");
+    }
+    stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut next = String::new();
+    stream.read_to_string(&mut next).await.unwrap();
+    assert!(
+        next.starts_with("HTTP/1.1 200"),
+        "the connection is good for the next request: {next}"
+    );
+
+    let client = client(Some(running.authority.certificate_pem()), false, false);
+    let (to, from) = tokio::sync::mpsc::channel::<usize>(1);
+    let pieces = futures_util::stream::unfold(from, async |mut from| {
+        let size = from.recv().await?;
+        Some((Ok::<_, std::io::Error>(vec![0; size]), from))
+    });
+    let body = reqwest::Body::wrap_stream(pieces);
+    let answer = client.post(running.https("/refuse")).body(body).send().await.unwrap();
+    assert_eq!((answer.version(), answer.status().as_u16()), (Version::HTTP_2, 403));
+    assert_eq!(answer.text().await.unwrap(), "not wanted");
+    for _ in 0..PIECES {
+        to.send(PIECE).await.expect("the stream is not reset under the client");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn the_certificate_is_exchanged_while_serving() {
     let running = start(Limits::default()).await;
     let old = client(Some(running.authority.certificate_pem()), false, true);

@@ -59,6 +59,11 @@ async fn respond(request: Request<Body>, gate: Arc<Semaphore>) -> Response<Body>
             Body::from(format!("{} {} {host} {seen}", info.scheme.as_str(), info.client))
         }
         "/_ping" => Body::from("pong"),
+        "/refuse" => {
+            let mut response = Response::new(Body::from("not wanted"));
+            *response.status_mut() = StatusCode::FORBIDDEN;
+            return response;
+        }
         "/panic" => panic!("on purpose"),
         "/slow" => {
             let pieces = futures_util::stream::unfold(0, move |piece| {
