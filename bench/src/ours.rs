@@ -87,7 +87,7 @@ fn backups(catalog: Catalog, blobs: SharedBlobs) -> Router {
 
 /// Restores, and says how fast and with how much memory.
 pub async fn restore(archive: &Path, dir: &Path, blobs: &Path) -> Result<()> {
-    let (catalog, blobs) = open(dir, blobs, Options::for_loading()).await?;
+    let (catalog, blobs) = open(dir, blobs, Options::default()).await?;
     let idle = own_memory_mib("VmHWM")?;
     let began = Instant::now();
     let target = Arc::new(RestoreTarget { catalog, blobs, identity: None, identity_target: None });
@@ -108,7 +108,7 @@ pub async fn restore(archive: &Path, dir: &Path, blobs: &Path) -> Result<()> {
 
 /// Fills a store with manifests and tags, without the way through HTTP.
 pub async fn fill(dir: &Path, manifests: u32, tags: u32) -> Result<()> {
-    let (catalog, blobs) = open(dir, &dir.join("blobs"), Options::for_loading()).await?;
+    let (catalog, blobs) = open(dir, &dir.join("blobs"), Options::default()).await?;
     let now = SystemClock.now();
     let repository = Repository {
         id: RepositoryId::random(&SystemRandom),

@@ -20,10 +20,12 @@ use crate::{
     records::{ClusterRecord, ManifestRecord, ReferrerRecord, RestoreRecord, Settings},
 };
 
-/// Transactions on their way at once: they share the engine's syncs.
+/// Calls of the engine on their way at once: they share its syncs.
 const IN_FLIGHT_MAX: usize = 384;
 /// Bytes of them.
-const IN_FLIGHT_BYTES: usize = 8 << 20;
+const IN_FLIGHT_BYTES: usize = 2 << 20;
+/// Links that are remembered because the next manifests are likely to need them again.
+const LINKS_MAX: usize = 16 * 1024;
 
 /// What a restore found in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,17 +36,20 @@ pub enum RestoreStart {
     Cleaned,
 }
 
-type Commit = Pin<Box<dyn Future<Output = (usize, Result<Outcome, StoreError>)> + Send>>;
+type Load = Pin<Box<dyn Future<Output = (usize, Result<(), StoreError>)> + Send>>;
 
-/// Puts records, many transactions at once. In no order: nothing may depend on one before [`Loader::finish`].
+/// Puts records into a store that nobody else uses, many at once. In no order, and nothing may be read, before
+/// [`Loader::finish`].
 pub struct Loader {
     store: SharedStore,
     operations_max: usize,
     bytes_max: usize,
-    transaction: Transaction,
-    keys: HashSet<Bytes>,
+    puts: Vec<(Bytes, Bytes)>,
+    /// Links that were put, of the repository of the latest manifest.
+    links: HashSet<Digest>,
+    links_of: Option<RepositoryId>,
     bytes: usize,
-    in_flight: FuturesUnordered<Commit>,
+    in_flight: FuturesUnordered<Load>,
     in_flight_bytes: usize,
 }
 
@@ -57,8 +62,9 @@ impl Loader {
             store,
             operations_max: limits.operations_max.max(1),
             bytes_max: limits.transaction_bytes_max / 2,
-            transaction: Transaction::new(),
-            keys: HashSet::new(),
+            puts: Vec::new(),
+            links: HashSet::new(),
+            links_of: None,
             bytes: 0,
             in_flight: FuturesUnordered::new(),
             in_flight_bytes: 0,
@@ -120,10 +126,17 @@ impl Loader {
             let key = keys::referrer(id, subject, &record.digest);
             self.write(key.into(), codec::encode(&referrer)?).await?;
         }
+        if self.links_of.as_ref() != Some(id) || self.links.len() >= LINKS_MAX {
+            self.links.clear();
+            self.links_of = Some(id.clone());
+        }
         for blob in blobs {
             self.write(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
-            self.write(keys::link(id, blob), Bytes::new()).await?;
-            self.write(keys::blob_link(blob, id), Bytes::new()).await?;
+            // Most manifests of a repository share layers; a link has no value, and is put once.
+            if self.links.insert(*blob) {
+                self.write(keys::link(id, blob), Bytes::new()).await?;
+                self.write(keys::blob_link(blob, id), Bytes::new()).await?;
+            }
         }
         for blob in lost {
             self.write(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
@@ -133,26 +146,22 @@ impl Loader {
 
     async fn write(&mut self, key: Bytes, value: Bytes) -> Result<(), CatalogError> {
         let bytes = key.len() + value.len();
-        let full = self.transaction.writes.len() >= self.operations_max
+        let full = self.puts.len() >= self.operations_max
             || (self.bytes > 0 && self.bytes + bytes > self.bytes_max);
         if full {
             self.flush().await?;
         }
-        // A link that several manifests of a repository need is put once in a transaction; it has no value.
-        if self.keys.insert(key.clone()) {
-            self.bytes += bytes;
-            self.transaction = std::mem::take(&mut self.transaction).put(key, value);
-        }
+        self.bytes += bytes;
+        self.puts.push((key, value));
         Ok(())
     }
 
     /// Sends what is gathered on its way.
     async fn flush(&mut self) -> Result<(), CatalogError> {
-        let transaction = std::mem::take(&mut self.transaction);
-        if transaction.writes.is_empty() {
+        if self.puts.is_empty() {
             return Ok(());
         }
-        self.keys.clear();
+        let puts = std::mem::replace(&mut self.puts, Vec::with_capacity(self.operations_max));
         let bytes = std::mem::take(&mut self.bytes);
         while self.in_flight.len() >= IN_FLIGHT_MAX
             || (!self.in_flight.is_empty() && self.in_flight_bytes + bytes > IN_FLIGHT_BYTES)
@@ -161,7 +170,7 @@ impl Loader {
         }
         let store = self.store.clone();
         self.in_flight_bytes += bytes;
-        self.in_flight.push(Box::pin(async move { (bytes, store.commit(transaction).await) }));
+        self.in_flight.push(Box::pin(async move { (bytes, store.load(puts).await) }));
         // A future does nothing before it is polled: give the new one its start.
         while let Some(Some((bytes, outcome))) =
             futures_util::FutureExt::now_or_never(self.in_flight.next())
@@ -195,6 +204,7 @@ impl Loader {
         while !self.in_flight.is_empty() {
             self.settle().await?;
         }
+        self.store.finish_load().await?;
         Ok(())
     }
 }
@@ -295,6 +305,7 @@ impl Catalog {
         if self.cluster().await?.is_some() {
             return Ok(());
         }
+        self.store().abandon_load().await?;
         self.clear().await?;
         self.commit(Transaction::new().delete(keys::restore())).await.map(drop)
     }

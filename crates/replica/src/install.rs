@@ -243,15 +243,7 @@ pub(crate) fn take_directory(dir: &DataDir) -> Result<(), InstallError> {
 
 /// Opens the store of a data directory.
 pub(crate) fn open_catalog(dir: &DataDir) -> Result<Catalog, StoreError> {
-    open_catalog_with(dir, dtr_store_embedded::Options::default())
-}
-
-/// As [`open_catalog`], with other options of the engine.
-pub(crate) fn open_catalog_with(
-    dir: &DataDir,
-    options: dtr_store_embedded::Options,
-) -> Result<Catalog, StoreError> {
-    let store = EmbeddedStore::open(&dir.store_file(), options)?;
+    let store = EmbeddedStore::open(&dir.store_file(), dtr_store_embedded::Options::default())?;
     Ok(Catalog::new(store, Arc::new(SystemClock), Arc::new(SystemRandom)))
 }
 

@@ -20,10 +20,7 @@ use dtr_types::{Clock as _, Random as _, ReplicaId, Secret, SystemClock, SystemR
 
 use crate::{
     DataDir, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
-    install::{
-        external_host, login, open_blobs, open_catalog, open_catalog_with, registration_form,
-        replace_former,
-    },
+    install::{external_host, login, open_blobs, open_catalog, registration_form, replace_former},
 };
 
 /// How an archive is restored.
@@ -305,11 +302,7 @@ pub async fn restore(
     } else {
         dir.create().map_err(refused)?;
         config.save(dir).map_err(InstallError::from)?;
-        (
-            dir,
-            open_catalog_with(dir, dtr_store_embedded::Options::for_loading())
-                .map_err(InstallError::from)?,
-        )
+        (dir, open_catalog(dir).map_err(InstallError::from)?)
     };
     let blobs: SharedBlobs = open_blobs(dir, &config).await.map_err(InstallError::from)?;
     let target = RestoreTarget { catalog, blobs, identity: linked.identity, identity_target: None };

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use dtr_store::{LeaseId, Outcome, StoreError, Transaction, Write};
 use parking_lot::{Condvar, Mutex, RwLock};
 use redb::{Database, ReadableTable as _};
@@ -17,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::{
     Options,
-    apply::Group,
+    apply::{Group, Loading},
     backend::{Backend, BackendFactory},
     fault::Fault,
     lease::Leases,
@@ -42,21 +43,46 @@ type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the thread is asked for.
 pub(crate) enum Work {
     Commit(Transaction, Reply<Outcome>),
+    Load(Vec<(Bytes, Bytes)>, Reply<()>),
+    /// Ends a load: whether what was loaded is kept.
+    EndLoad(bool, Reply<()>),
     Compact(u64, Reply<()>),
     Grant(Duration, Reply<LeaseId>),
     KeepAlive(LeaseId, Reply<()>),
     Revoke(LeaseId, Reply<()>),
 }
 
+/// What is being loaded.
+enum Load {
+    None,
+    /// A transaction that stays open until the load is ended.
+    Open(Box<Loading>),
+    /// It was lost for this reason, which nobody has asked for yet.
+    Failed(StoreError),
+}
+
+impl Load {
+    fn fail(&mut self, error: &StoreError) {
+        if let Self::Open(_) = self {
+            *self = Self::Failed(error.clone());
+        }
+    }
+}
+
 impl Work {
+    /// Whether it is part of filling the store.
+    fn loads(&self) -> bool {
+        matches!(self, Self::Load(..) | Self::EndLoad(..))
+    }
+
     /// Whether it needs room that it does not give back.
     fn grows(&self) -> bool {
         match self {
             Self::Commit(transaction, _) => {
                 transaction.writes.iter().any(|write| matches!(write, Write::Put { .. }))
             }
-            Self::Grant(..) => true,
-            Self::Compact(..) | Self::KeepAlive(..) | Self::Revoke(..) => false,
+            Self::Grant(..) | Self::Load(..) => true,
+            Self::EndLoad(..) | Self::Compact(..) | Self::KeepAlive(..) | Self::Revoke(..) => false,
         }
     }
 }
@@ -176,6 +202,8 @@ pub(crate) struct Committer {
     shared: Arc<Shared>,
     factory: Box<dyn BackendFactory>,
     options: Options,
+    /// What is being loaded. Before the database, which outlives its transactions.
+    loading: Load,
     database: Option<Database>,
     /// What is read while the storage cannot be opened for writing.
     reading: Option<Database>,
@@ -212,6 +240,7 @@ impl Committer {
             leases,
             revision,
             compacted,
+            loading: Load::None,
             sweeping: compacted > 0,
             reopen_after: None,
         })
@@ -232,12 +261,14 @@ impl Committer {
     /// Waits for work: everything that is there, an empty group when time has come for something else, `None` at the end.
     fn next(&mut self) -> Option<Vec<Work>> {
         let mut queue = self.shared.queue.lock();
-        let busy = self.sweeping && self.database.is_some();
+        let loads = !matches!(self.loading, Load::None);
+        let busy = self.sweeping && self.database.is_some() && !loads;
         if queue.requests.is_empty() && !queue.closed && !queue.stopped && !busy {
             let tick = match (self.database.is_none(), self.leases.is_empty()) {
                 (true, _) => Some(REOPEN_PAUSE),
-                (false, false) => Some(LEASE_TICK),
-                (false, true) => None,
+                // Leases do not end while the store is filled.
+                (false, false) if !loads => Some(LEASE_TICK),
+                (false, _) => None,
             };
             match tick {
                 None => self.shared.wake.wait(&mut queue),
@@ -248,10 +279,16 @@ impl Committer {
             return None;
         }
         if std::mem::take(&mut queue.stopped) {
+            self.loading.fail(&closed());
             (self.database, self.reading) = (None, None);
         }
         let (mut group, mut bytes) = (Vec::new(), 0);
         while group.len() < GROUP_REQUESTS_MAX && bytes < GROUP_BYTES_MAX {
+            let Some(next) = queue.requests.front() else { break };
+            // Loads are not committed with the rest: a group is of one sort.
+            if group.last().is_some_and(|last: &Work| last.loads() != next.work.loads()) {
+                break;
+            }
             let Some(request) = queue.requests.pop_front() else { break };
             bytes += request.bytes;
             // Its place in the queue is free from here on; the group itself is bounded.
@@ -261,6 +298,10 @@ impl Committer {
     }
 
     fn turn(&mut self, mut group: Vec<Work>) {
+        if group.first().is_some_and(Work::loads) {
+            group.into_iter().for_each(|work| self.load(work));
+            return;
+        }
         if let Err(error) = self.reopen() {
             group.into_iter().for_each(|work| refused(work).fail(error.clone()));
             return;
@@ -270,10 +311,84 @@ impl Committer {
             grows.into_iter().for_each(|work| refused(work).fail(error.clone()));
             group = rest;
         }
+        // Whoever does anything else wants to find what was loaded.
+        if !group.is_empty()
+            && let Err(error) = self.end_load(true)
+        {
+            group.into_iter().for_each(|work| refused(work).fail(error.clone()));
+            return;
+        }
+        if !matches!(self.loading, Load::None) {
+            return;
+        }
         let mut done = Vec::with_capacity(group.len());
         match self.apply(group, &mut done) {
             Ok(()) => done.into_iter().for_each(Done::send),
             Err(failure) => self.settle(failure, done),
+        }
+    }
+
+    fn load(&mut self, work: Work) {
+        let (outcome, reply) = match work {
+            Work::Load(puts, reply) => {
+                let ready = self.reopen().and_then(|()| self.no_room().map_or(Ok(()), Err));
+                (ready.and_then(|()| self.put_loaded(&puts)), reply)
+            }
+            Work::EndLoad(keep, reply) => (self.end_load(keep), reply),
+            other => return refused(other).fail(closed()),
+        };
+        // A caller that went away does not mind.
+        drop(reply.send(outcome));
+    }
+
+    /// Puts what is loaded into the transaction that is open for it.
+    fn put_loaded(&mut self, puts: &[(Bytes, Bytes)]) -> Result<(), StoreError> {
+        if let Load::None = self.loading {
+            let database = self.database.as_ref().ok_or_else(closed)?;
+            let opened = Loading::open(database, self.options.quick_repair, self.revision);
+            self.loading = Load::Open(Box::new(opened.map_err(StoreError::from)?));
+        }
+        let put = match &mut self.loading {
+            Load::Open(loading) => loading.put(puts).map_err(StoreError::from),
+            Load::Failed(error) => Err(error.clone()),
+            Load::None => Ok(()),
+        };
+        if let (Err(error), Load::Open(_)) = (&put, &self.loading) {
+            self.loading.fail(error);
+            self.database = None;
+            self.reopen_after = None;
+            // Its outcome shows at the next request.
+            drop(self.reopen());
+        }
+        put
+    }
+
+    /// Makes what was loaded durable and publishes it, or forgets it. After a failure it is forgotten, and the failure
+    /// is told once.
+    fn end_load(&mut self, keep: bool) -> Result<(), StoreError> {
+        let loading = match std::mem::replace(&mut self.loading, Load::None) {
+            Load::Open(loading) if keep => loading,
+            Load::Failed(error) if keep => return Err(error),
+            _ => return Ok(()),
+        };
+        let committed = loading.commit().map_err(StoreError::from);
+        let opened = committed.and_then(|()| {
+            let database = self.database.as_ref().ok_or_else(closed)?;
+            View::open(database).map_err(StoreError::from)
+        });
+        match opened {
+            Ok(view) => {
+                (self.revision, self.compacted) = (view.revision, view.compacted);
+                self.sweeping = true;
+                self.shared.publish(view);
+                Ok(())
+            }
+            Err(error) => {
+                self.database = None;
+                self.reopen_after = None;
+                drop(self.reopen());
+                Err(StoreError::Unknown { reason: error.to_string() })
+            }
         }
     }
 
@@ -316,6 +431,9 @@ impl Committer {
                     Ok(answer) => Ok(Done::Commit(reply, answer)),
                     Err(fault) => Err((Done::Commit(reply, Err(closed())), fault)),
                 },
+                Work::Load(_, reply) | Work::EndLoad(_, reply) => {
+                    Ok(Done::Unit(reply, Err(closed())))
+                }
                 Work::Compact(to, reply) => Ok(Done::Unit(reply, group.compact(to))),
                 Work::Grant(ttl, reply) => match group.grant(ttl.as_millis() as u64) {
                     Ok(lease) => {
@@ -451,9 +569,11 @@ fn refused(work: Work) -> Done {
     match work {
         Work::Commit(_, reply) => Done::Commit(reply, Err(closed())),
         Work::Grant(_, reply) => Done::Grant(reply, Err(closed())),
-        Work::Compact(_, reply) | Work::KeepAlive(_, reply) | Work::Revoke(_, reply) => {
-            Done::Unit(reply, Err(closed()))
-        }
+        Work::Load(_, reply)
+        | Work::EndLoad(_, reply)
+        | Work::Compact(_, reply)
+        | Work::KeepAlive(_, reply)
+        | Work::Revoke(_, reply) => Done::Unit(reply, Err(closed())),
     }
 }
 

@@ -72,19 +72,6 @@ impl Default for Options {
     }
 }
 
-impl Options {
-    /// For filling an empty store as fast as it goes, before anybody is served from it: large transactions, and no more
-    /// syncs than it takes. What was filled can then be opened with any options.
-    pub fn for_loading() -> Self {
-        let limits = Limits {
-            operations_max: 16 * 1024,
-            transaction_bytes_max: 4 << 20,
-            ..Limits::default()
-        };
-        Self { limits, quick_repair: false, cache_bytes: 16 << 20, ..Self::default() }
-    }
-}
-
 /// The engine. Dropping it finishes what is queued, closes the file and ends the watches.
 pub struct EmbeddedStore {
     inner: Arc<Inner>,
@@ -243,6 +230,33 @@ fn check(transaction: &Transaction, limits: &Limits) -> Result<usize, StoreError
     Ok(bytes)
 }
 
+/// The same for what is loaded.
+fn check_load(puts: &[(Bytes, Bytes)], limits: &Limits) -> Result<usize, StoreError> {
+    let too_large = |what, size, limit| Err(StoreError::TooLarge { what, size, limit });
+    if puts.len() > limits.operations_max {
+        return too_large("a load's number of keys", puts.len(), limits.operations_max);
+    }
+    let mut bytes = 0;
+    for (key, value) in puts {
+        if key.is_empty() {
+            return Err(StoreError::Invalid("a key is empty"));
+        }
+        for (what, size, limit) in [
+            ("a key", key.len(), limits.key_bytes_max),
+            ("a value", value.len(), limits.value_bytes_max),
+        ] {
+            if size > limit {
+                return too_large(what, size, limit);
+            }
+            bytes += size;
+        }
+    }
+    if bytes > limits.transaction_bytes_max {
+        return too_large("a load", bytes, limits.transaction_bytes_max);
+    }
+    Ok(bytes)
+}
+
 #[async_trait::async_trait]
 impl Store for EmbeddedStore {
     fn limits(&self) -> Limits {
@@ -283,6 +297,19 @@ impl Store for EmbeddedStore {
         transaction.writes.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         let bytes = check(&transaction, &self.limits)?;
         self.ask(bytes, |reply| Work::Commit(transaction, reply)).await
+    }
+
+    async fn load(&self, puts: Vec<(Bytes, Bytes)>) -> Result<(), StoreError> {
+        let bytes = check_load(&puts, &self.limits)?;
+        self.ask(bytes, |reply| Work::Load(puts, reply)).await
+    }
+
+    async fn finish_load(&self) -> Result<(), StoreError> {
+        self.ask(0, |reply| Work::EndLoad(true, reply)).await
+    }
+
+    async fn abandon_load(&self) -> Result<(), StoreError> {
+        self.ask(0, |reply| Work::EndLoad(false, reply)).await
     }
 
     async fn watch(&self, start: &[u8], end: &[u8], from: Revision) -> Result<Watcher, StoreError> {

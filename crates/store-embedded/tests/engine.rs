@@ -110,6 +110,90 @@ async fn a_read_only_disk_is_still_read() {
     assert_eq!(store.get(b"a", At::Latest).await.expect("reads").expect("is there").value, "3");
 }
 
+/// Keys `from..to` of a load.
+fn numbered(from: u32, to: u32) -> Vec<(bytes::Bytes, bytes::Bytes)> {
+    (from..to).map(|n| (format!("k{n:05}").into(), vec![7; 300].into())).collect()
+}
+
+async fn loaded(store: &Arc<EmbeddedStore>) -> usize {
+    let (mut found, mut start) = (0, bytes::Bytes::from_static(b"k"));
+    loop {
+        let end = bytes::Bytes::from_static(b"l");
+        let range = dtr_store::Range { start, end, limit: 0, keys_only: true, at: At::Latest };
+        let page = store.range(range).await.expect("a page");
+        found += page.items.len();
+        match page.items.last() {
+            Some(last) if page.more => start = [&last.key[..], &[0]].concat().into(),
+            _ => return found,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_loses_power_is_there_whole_or_not_at_all() {
+    for lose_after_finish in [false, true] {
+        let disk = Disk::new();
+        let store =
+            EmbeddedStore::open_with_backend(disk.clone(), Options::default()).expect("opens");
+        put(&store, "mark", "1").await.expect("commits");
+        for part in 0..50 {
+            store.load(numbered(part * 100, (part + 1) * 100)).await.expect("is loaded");
+        }
+        assert_eq!(loaded(&store).await, 0, "nothing is seen before it is durable");
+        if lose_after_finish {
+            store.finish_load().await.expect("is finished");
+        }
+        // Half of what was not synced reaches the disk, torn.
+        let mut sector = 0;
+        disk.lose_power(|| {
+            sector += 1;
+            sector % 2 == 0
+        });
+        drop(store);
+        let store = EmbeddedStore::open_with_backend(disk, Options::default()).expect("opens");
+        assert_eq!(loaded(&store).await, if lose_after_finish { 5_000 } else { 0 });
+        assert!(store.get(b"mark", At::Latest).await.expect("reads").is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_on_a_failing_disk_is_an_error_until_it_is_given_up() {
+    let disk = Disk::new();
+    let store = EmbeddedStore::open_with_backend(disk.clone(), Options::default()).expect("opens");
+    put(&store, "mark", "1").await.expect("commits");
+    for after in [0, 1, 3, 20, 200] {
+        let kind = std::io::ErrorKind::StorageFull;
+        disk.set_fault(Some(Fault { after, reads: false, kind }));
+        let mut failed = false;
+        for part in 0..200 {
+            failed = store.load(numbered(part * 100, (part + 1) * 100)).await.is_err();
+            if failed {
+                break;
+            }
+        }
+        if failed {
+            let next = store.load(numbered(0, 1)).await;
+            assert!(next.is_err(), "what follows a failure is not loaded without what came before");
+        }
+        let finished = store.finish_load().await;
+        disk.set_fault(None);
+        if failed {
+            assert!(finished.is_err(), "{after}: the failure is told");
+            assert_eq!(loaded(&store).await, 0, "{after}");
+        }
+        store.abandon_load().await.expect("is given up");
+        // poll: until the engine has opened its file again.
+        while put(&store, "other", "1").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let keys = loaded(&store).await;
+        assert!(keys == 0 || (!failed && keys == 20_000), "{after}: {keys}");
+        for n in 0..keys {
+            store.commit(Transaction::new().delete(format!("k{n:05}"))).await.expect("deletes");
+        }
+    }
+}
+
 /// A disk that says how much room it has.
 struct Small(Disk, Arc<AtomicU64>);
 

@@ -27,6 +27,7 @@ pub use transaction::{Condition, Outcome, Transaction, Write};
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use dtr_types::Revision;
 
 /// An engine. All methods may be called at once from many tasks.
@@ -60,6 +61,33 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Unknown`] when the answer was lost: it may or may not be committed, reading settles it.
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
+
+    /// Puts keys into a store that is being filled: nobody else writes to it, and what is loaded is not read before
+    /// [`Store::finish_load`]. Until that has returned, nothing of it is promised: it may be there or not, also after a
+    /// crash. An engine may therefore write it without syncs and without a history that could be read or watched. Each
+    /// call is bounded as a transaction is; of a key that is put twice the last put counts.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]. After an error, everything loaded so far is in doubt: [`Store::abandon_load`].
+    async fn load(&self, puts: Vec<(Bytes, Bytes)>) -> Result<(), StoreError> {
+        let mut transaction = Transaction::new();
+        let mut latest = std::collections::BTreeMap::new();
+        latest.extend(puts);
+        for (key, value) in latest {
+            transaction = transaction.put(key, value);
+        }
+        self.commit(transaction).await.map(drop)
+    }
+
+    /// Returns when everything loaded is durable and can be read. Revisions before it may be gone then.
+    async fn finish_load(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Gives up what was loaded and not finished; parts of it may be there nevertheless.
+    async fn abandon_load(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Changes to keys in `[start, end)` from revision `from` on (inclusive), in order, without gaps: one batch a
     /// revision. An empty `end` means no upper bound.

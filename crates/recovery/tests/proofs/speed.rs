@@ -87,9 +87,8 @@ async fn fill(world: &World, tags: u32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_tags_over_a_file() {
     let folder = tempfile::tempdir().unwrap();
-    let open = |name: &str| {
-        EmbeddedStore::open(&folder.path().join(name), Options::for_loading()).unwrap()
-    };
+    let open =
+        |name: &str| EmbeddedStore::open(&folder.path().join(name), Options::default()).unwrap();
     let mut world = World::installed(81).await;
     // The people of the small registry, moved to an engine on disk.
     let (seed, _) = world.backup(BackupOptions::new(VERSION)).await;

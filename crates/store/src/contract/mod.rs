@@ -5,6 +5,7 @@
 
 mod commits;
 mod lifetimes;
+mod loads;
 mod reads;
 mod watches;
 
@@ -17,6 +18,7 @@ use crate::{At, KeyValue, Outcome, SharedStore, Store, StoreError, Transaction, 
 
 pub use commits::*;
 pub use lifetimes::*;
+pub use loads::*;
 pub use reads::*;
 pub use watches::*;
 
@@ -110,6 +112,9 @@ macro_rules! store_contract {
             deleting_nothing_changes_nothing a_key_is_written_once limits_are_refused_not_cut
             limits_themselves_are_accepted binary_keys_and_values_survive
             an_empty_value_is_a_value a_counter_loses_no_increment only_one_creator_wins
+            // loads
+            what_was_loaded_is_there the_last_put_of_a_load_counts an_abandoned_load_harms_nothing
+            a_commit_ends_a_load a_load_has_limits
             // watches
             a_watch_tells_what_comes a_watch_replays_from_the_past a_watch_knows_its_bounds
             a_watch_batches_a_revision_in_key_order a_watch_has_no_gap_under_load
