@@ -131,7 +131,7 @@ pub async fn fill(dir: &Path, manifests: u32, tags: u32) -> Result<()> {
         let (blob, size) = layers[number as usize % layers.len()];
         let (record, text) = manifest(&repository, blob, size, number, now)?;
         let parsed = Manifest::parse(None, text.as_bytes())?;
-        loader.put_manifest(&record, &parsed, text.as_bytes(), &[blob], &[]).await?;
+        loader.put_manifest(&record, None, &parsed, text.as_bytes(), &[blob], &[]).await?;
         named.push((record.digest, record.media_type));
     }
     for number in 0..tags {

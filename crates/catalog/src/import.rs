@@ -24,6 +24,10 @@ use crate::{
 const IN_FLIGHT_MAX: usize = 384;
 /// Bytes of them.
 const IN_FLIGHT_BYTES: usize = 2 << 20;
+/// Bytes of keys that are held back to be put in order. An archive has its records in the order of their keys; what is
+/// made again from them (tags by manifest, references by blob) is in no order, and putting that as it comes would touch a
+/// page of the store for each key, again and again.
+const LATER_BYTES: usize = 8 << 20;
 /// Links that are remembered because the next manifests are likely to need them again.
 const LINKS_MAX: usize = 16 * 1024;
 
@@ -42,9 +46,12 @@ type Load = Pin<Box<dyn Future<Output = (usize, Result<(), StoreError>)> + Send>
 /// [`Loader::finish`].
 pub struct Loader {
     store: SharedStore,
-    operations_max: usize,
+    keys_max: usize,
     bytes_max: usize,
     puts: Vec<(Bytes, Bytes)>,
+    /// What is held back.
+    later: Vec<(Bytes, Bytes)>,
+    later_bytes: usize,
     /// Links that were put, of the repository of the latest manifest.
     links: HashSet<Digest>,
     links_of: Option<RepositoryId>,
@@ -60,9 +67,11 @@ impl Loader {
         let limits = store.limits();
         Self {
             store,
-            operations_max: limits.operations_max.max(1),
-            bytes_max: limits.transaction_bytes_max / 2,
+            keys_max: limits.load_keys_max.max(1),
+            bytes_max: limits.transaction_bytes_max / 4,
             puts: Vec::new(),
+            later: Vec::new(),
+            later_bytes: 0,
             links: HashSet::new(),
             links_of: None,
             bytes: 0,
@@ -87,12 +96,12 @@ impl Loader {
         };
         self.write(record.key(), value).await?;
         if let Some((key, value)) = record.derived() {
-            self.write(key, value).await?;
+            self.write_later(key, value).await?;
         }
         Ok(())
     }
 
-    /// Puts a manifest with its bytes, its place among the referrers of its subject, references and links to `blobs`
+    /// Puts a manifest with its bytes (`json` as in [`Loader::put`], without them), its place among the referrers of its subject, references and links to `blobs`
     /// (those of its blobs, and of its children, that are recorded), and references alone to those that are `lost`.
     ///
     /// # Errors
@@ -100,6 +109,7 @@ impl Loader {
     pub async fn put_manifest(
         &mut self,
         record: &ManifestRecord,
+        json: Option<&[u8]>,
         manifest: &Manifest,
         body: &[u8],
         blobs: &[Digest],
@@ -111,8 +121,11 @@ impl Loader {
         for (number, part) in (0..).zip(parts) {
             self.write(keys::manifest_body(id, &record.digest, number), part).await?;
         }
-        let record = ManifestRecord { parts: parts_count, ..record.clone() };
-        self.write(keys::manifest(id, &record.digest).into(), codec::encode(&record)?).await?;
+        let value = match json {
+            Some(json) if record.parts == parts_count => codec::from_json(json),
+            _ => codec::encode(&ManifestRecord { parts: parts_count, ..record.clone() })?,
+        };
+        self.write(keys::manifest(id, &record.digest).into(), value).await?;
         if let Some(subject) = &record.subject {
             let referrer = ReferrerRecord {
                 repository: id.clone(),
@@ -124,29 +137,29 @@ impl Loader {
                 annotations: manifest.annotations.clone(),
             };
             let key = keys::referrer(id, subject, &record.digest);
-            self.write(key.into(), codec::encode(&referrer)?).await?;
+            self.write_later(key.into(), codec::encode(&referrer)?).await?;
         }
         if self.links_of.as_ref() != Some(id) || self.links.len() >= LINKS_MAX {
             self.links.clear();
             self.links_of = Some(id.clone());
         }
         for blob in blobs {
-            self.write(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
+            self.write_later(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
             // Most manifests of a repository share layers; a link has no value, and is put once.
             if self.links.insert(*blob) {
-                self.write(keys::link(id, blob), Bytes::new()).await?;
-                self.write(keys::blob_link(blob, id), Bytes::new()).await?;
+                self.write_later(keys::link(id, blob), Bytes::new()).await?;
+                self.write_later(keys::blob_link(blob, id), Bytes::new()).await?;
             }
         }
         for blob in lost {
-            self.write(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
+            self.write_later(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
         }
         Ok(())
     }
 
     async fn write(&mut self, key: Bytes, value: Bytes) -> Result<(), CatalogError> {
         let bytes = key.len() + value.len();
-        let full = self.puts.len() >= self.operations_max
+        let full = self.puts.len() >= self.keys_max
             || (self.bytes > 0 && self.bytes + bytes > self.bytes_max);
         if full {
             self.flush().await?;
@@ -156,12 +169,33 @@ impl Loader {
         Ok(())
     }
 
+    async fn write_later(&mut self, key: Bytes, value: Bytes) -> Result<(), CatalogError> {
+        self.later_bytes += key.len() + value.len() + size_of::<(Bytes, Bytes)>();
+        self.later.push((key, value));
+        if self.later_bytes >= LATER_BYTES {
+            self.write_held_back().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_held_back(&mut self) -> Result<(), CatalogError> {
+        self.later_bytes = 0;
+        let mut later = std::mem::take(&mut self.later);
+        later.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        for (key, value) in later {
+            self.write(key, value).await?;
+        }
+        Ok(())
+    }
+
     /// Sends what is gathered on its way.
     async fn flush(&mut self) -> Result<(), CatalogError> {
         if self.puts.is_empty() {
             return Ok(());
         }
-        let puts = std::mem::replace(&mut self.puts, Vec::with_capacity(self.operations_max));
+        let mut puts = std::mem::replace(&mut self.puts, Vec::with_capacity(self.keys_max));
+        // Neighbours are put one after the other. Of equal keys the last stays last.
+        puts.sort_by(|a, b| a.0.cmp(&b.0));
         let bytes = std::mem::take(&mut self.bytes);
         while self.in_flight.len() >= IN_FLIGHT_MAX
             || (!self.in_flight.is_empty() && self.in_flight_bytes + bytes > IN_FLIGHT_BYTES)
@@ -200,6 +234,7 @@ impl Loader {
     /// # Errors
     /// When the store fails.
     pub async fn finish(&mut self) -> Result<(), CatalogError> {
+        self.write_held_back().await?;
         self.flush().await?;
         while !self.in_flight.is_empty() {
             self.settle().await?;

@@ -46,6 +46,8 @@ pub(crate) struct ManifestLine {
     pub(crate) record: ManifestRecord,
     pub(crate) manifest: Manifest,
     pub(crate) body: Bytes,
+    /// The JSON of the record alone, where it could be told apart without reading it.
+    pub(crate) json: Option<Vec<u8>>,
 }
 
 #[derive(Deserialize)]
@@ -56,8 +58,21 @@ struct Body<'a> {
     body_hex: Option<Cow<'a, str>>,
 }
 
+/// What a line of ours looks like where its body begins. In JSON this cannot be the inside of a text.
+const BODY_BEGINS: &[u8] = br#","body":"#;
+
 impl ManifestLine {
-    fn parse(json: &[u8]) -> Result<Self, String> {
+    /// The record and the body of a line that has its body last, as this product writes it. `None` when the line is
+    /// another, right or wrong.
+    fn split(json: &[u8]) -> Option<(ManifestRecord, String, Vec<u8>)> {
+        let at = json.windows(BODY_BEGINS.len()).position(|window| window == BODY_BEGINS)?;
+        let body = json[at + BODY_BEGINS.len()..].strip_suffix(b"}")?;
+        let head = [&json[..at], b"}"].concat();
+        Some((serde_json::from_slice(&head).ok()?, serde_json::from_slice(body).ok()?, head))
+    }
+
+    /// The same of any line.
+    fn fields(json: &[u8]) -> Result<(ManifestRecord, Bytes), String> {
         let record: ManifestRecord = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         let body: Body<'_> = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         let body = match (body.body, body.body_hex) {
@@ -66,6 +81,17 @@ impl ManifestLine {
                 hex::decode(&*text).map_err(|_| "its bodyHex is not hexadecimal")?.into()
             }
             _ => return Err("it has not exactly one of body and bodyHex".to_owned()),
+        };
+        Ok((record, body))
+    }
+
+    fn parse(line: &[u8]) -> Result<Self, String> {
+        let (record, body, json) = match Self::split(line) {
+            Some((record, body, json)) => (record, Bytes::from(body), Some(json)),
+            None => {
+                let (record, body) = Self::fields(line)?;
+                (record, body, None)
+            }
         };
         if body.len() as u64 != record.size {
             return Err(format!(
@@ -83,7 +109,7 @@ impl ManifestLine {
         if manifest.subject.as_ref().map(|subject| subject.digest) != record.subject {
             return Err("its subject is not the one in its body".to_owned());
         }
-        Ok(Self { record, manifest, body })
+        Ok(Self { record, manifest, body, json })
     }
 }
 
@@ -204,6 +230,46 @@ impl LineReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A line whose record has these fields more, with the body at the end or not.
+    fn line(more: &str, body_last: bool) -> String {
+        let body = r#"{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0},"layers":[]}"#;
+        let digest = Digest::of(body.as_bytes());
+        let fields = format!(
+            r#""repository":"1e373eae-8248-45dd-abc5-26e081ba1f38","digest":"{digest}","mediaType":"application/vnd.oci.image.manifest.v1+json","size":{},"contentSize":0,"parts":1,"author":"a,\"body\":\"b","pushedAt":"2026-11-23T12:14:46.712Z"{more}"#,
+            body.len()
+        );
+        let body = serde_json::Value::from(body);
+        if body_last {
+            format!(r#"{{{fields},"body":{body}}}"#)
+        } else {
+            format!(r#"{{"body":{body},{fields}}}"#)
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_read_wherever_its_body_stands() {
+        let last = ManifestLine::parse(line("", true).as_bytes()).expect("is read");
+        let first = ManifestLine::parse(line("", false).as_bytes()).expect("is read");
+        assert_eq!((&last.record, &last.body), (&first.record, &first.body));
+        assert_eq!(last.record.author, r#"a,"body":"b"#);
+        let alone: ManifestRecord =
+            serde_json::from_slice(&last.json.expect("is told apart")).expect("a record");
+        assert_eq!(alone, last.record);
+        assert!(first.json.is_none());
+        // What a later version may add is kept, also if it looks alike.
+        let odd = line(r#","more":{"a":1,"body":"x"}"#, true);
+        let odd = ManifestLine::parse(odd.as_bytes()).expect("is read");
+        assert_eq!((&odd.record, &odd.body), (&last.record, &last.body));
+        let kept = line(r#","more":[1]"#, true);
+        let kept = ManifestLine::parse(kept.as_bytes()).expect("is read").json.expect("told apart");
+        assert!(kept.ends_with(br#","more":[1]}"#));
+        for broken in [r#"{"body":"x"}"#, r#"{,"body":"x"}"#, r#","body":"x"}"#] {
+            assert!(ManifestLine::parse(broken.as_bytes()).is_err(), "{broken}");
+        }
+        let twice = line(r#","body":"x""#, true);
+        assert!(ManifestLine::parse(twice.as_bytes()).is_err(), "two bodies");
+    }
 
     #[test]
     fn every_archived_kind_has_a_place_and_a_reader() {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::RecoveryError;
 
 /// Bytes of lines that are handed on at once.
-const BATCH_BYTES: usize = 256 * 1024;
+const BATCH_BYTES: usize = 64 * 1024;
 /// Pieces that wait at most.
 const QUEUE: usize = 8;
 
@@ -35,6 +35,10 @@ impl Lines {
         (self.first..)
             .zip(starts.zip(&self.ends))
             .map(|(number, (start, end))| (number, &self.buffer[start..*end]))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
     }
 
     pub(crate) fn wrong(&self, line: u64, why: impl ToString) -> RecoveryError {
@@ -176,6 +180,7 @@ fn run<R: Read>(input: R, options: ReadOptions, to: &Sender) -> Result<(), Stop>
 fn push(lines: &mut Lines, number: u64, line: &[u8]) {
     if lines.ends.is_empty() {
         lines.first = number;
+        lines.buffer.reserve(BATCH_BYTES + line.len());
     }
     lines.buffer.extend_from_slice(line);
     lines.ends.push(lines.buffer.len());

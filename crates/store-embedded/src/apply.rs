@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use dtr_store::{Condition, LeaseId, Outcome, StoreError, Transaction, Write};
 use dtr_types::Revision;
-use redb::{Database, ReadableTable as _, Table, WriteTransaction};
+use redb::{ReadableTable as _, Table, WriteTransaction};
 
 use crate::{
     fault::Fault,
@@ -12,45 +12,6 @@ use crate::{
         REVISION, ReadChanges, write_changes, write_history, write_record,
     },
 };
-
-/// What fills a store: one transaction, however much is loaded, so that each page of the file is written once or a few
-/// times and not in every group. All of it has one revision; what came before it cannot be read afterwards, so neither
-/// history nor changes are kept.
-pub(crate) struct Loading {
-    write: WriteTransaction,
-    revision: u64,
-    record: Vec<u8>,
-}
-
-impl Loading {
-    pub(crate) fn open(database: &Database, quick_repair: bool, last: u64) -> Result<Self, Fault> {
-        let mut write = database.begin_write()?;
-        write.set_quick_repair(quick_repair);
-        Ok(Self { write, revision: last + 1, record: Vec::new() })
-    }
-
-    pub(crate) fn put(&mut self, puts: &[(Bytes, Bytes)]) -> Result<(), Fault> {
-        let mut current = self.write.open_table(CURRENT)?;
-        let header =
-            Header { created: self.revision, modified: self.revision, version: 1, lease: 0 };
-        for (key, value) in puts {
-            write_record(&mut self.record, &header, value);
-            current.insert(&key[..], &self.record[..])?;
-        }
-        Ok(())
-    }
-
-    /// Makes it durable, under one revision more: a watch that begins at the oldest revision is owed its changes, and that
-    /// one has none.
-    pub(crate) fn commit(self) -> Result<(), Fault> {
-        {
-            let mut meta = self.write.open_table(META)?;
-            meta.insert(REVISION, self.revision + 1)?;
-            meta.insert(COMPACTED, self.revision + 1)?;
-        }
-        Ok(self.write.commit()?)
-    }
-}
 
 /// The tables of one group, and how far it is.
 pub(crate) struct Group<'t> {

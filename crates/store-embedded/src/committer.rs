@@ -18,10 +18,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::{
     Options,
-    apply::{Group, Loading},
+    apply::Group,
     backend::{Backend, BackendFactory},
     fault::Fault,
     lease::Leases,
+    loading::Load,
     overlay::Overlay,
     record::{CHANGES, CURRENT, FORMAT, FORMAT_NUMBER, HISTORY, LEASED, LEASES, META},
     view::View,
@@ -50,23 +51,6 @@ pub(crate) enum Work {
     Grant(Duration, Reply<LeaseId>),
     KeepAlive(LeaseId, Reply<()>),
     Revoke(LeaseId, Reply<()>),
-}
-
-/// What is being loaded.
-enum Load {
-    None,
-    /// A transaction that stays open until the load is ended.
-    Open(Box<Loading>),
-    /// It was lost for this reason, which nobody has asked for yet.
-    Failed(StoreError),
-}
-
-impl Load {
-    fn fail(&mut self, error: &StoreError) {
-        if let Self::Open(_) = self {
-            *self = Self::Failed(error.clone());
-        }
-    }
 }
 
 impl Work {
@@ -201,18 +185,18 @@ impl Done {
 pub(crate) struct Committer {
     shared: Arc<Shared>,
     factory: Box<dyn BackendFactory>,
-    options: Options,
+    pub(crate) options: Options,
     /// What is being loaded. Before the database, which outlives its transactions.
-    loading: Load,
-    database: Option<Database>,
+    pub(crate) loading: Load,
+    pub(crate) database: Option<Database>,
     /// What is read while the storage cannot be opened for writing.
     reading: Option<Database>,
     leases: Leases,
-    revision: u64,
+    pub(crate) revision: u64,
     compacted: u64,
     /// Whether forgotten history is still in the file.
     sweeping: bool,
-    reopen_after: Option<(Instant, StoreError)>,
+    pub(crate) reopen_after: Option<(Instant, StoreError)>,
 }
 
 impl Committer {
@@ -341,57 +325,6 @@ impl Committer {
         drop(reply.send(outcome));
     }
 
-    /// Puts what is loaded into the transaction that is open for it.
-    fn put_loaded(&mut self, puts: &[(Bytes, Bytes)]) -> Result<(), StoreError> {
-        if let Load::None = self.loading {
-            let database = self.database.as_ref().ok_or_else(closed)?;
-            let opened = Loading::open(database, self.options.quick_repair, self.revision);
-            self.loading = Load::Open(Box::new(opened.map_err(StoreError::from)?));
-        }
-        let put = match &mut self.loading {
-            Load::Open(loading) => loading.put(puts).map_err(StoreError::from),
-            Load::Failed(error) => Err(error.clone()),
-            Load::None => Ok(()),
-        };
-        if let (Err(error), Load::Open(_)) = (&put, &self.loading) {
-            self.loading.fail(error);
-            self.database = None;
-            self.reopen_after = None;
-            // Its outcome shows at the next request.
-            drop(self.reopen());
-        }
-        put
-    }
-
-    /// Makes what was loaded durable and publishes it, or forgets it. After a failure it is forgotten, and the failure
-    /// is told once.
-    fn end_load(&mut self, keep: bool) -> Result<(), StoreError> {
-        let loading = match std::mem::replace(&mut self.loading, Load::None) {
-            Load::Open(loading) if keep => loading,
-            Load::Failed(error) if keep => return Err(error),
-            _ => return Ok(()),
-        };
-        let committed = loading.commit().map_err(StoreError::from);
-        let opened = committed.and_then(|()| {
-            let database = self.database.as_ref().ok_or_else(closed)?;
-            View::open(database).map_err(StoreError::from)
-        });
-        match opened {
-            Ok(view) => {
-                (self.revision, self.compacted) = (view.revision, view.compacted);
-                self.sweeping = true;
-                self.shared.publish(view);
-                Ok(())
-            }
-            Err(error) => {
-                self.database = None;
-                self.reopen_after = None;
-                drop(self.reopen());
-                Err(StoreError::Unknown { reason: error.to_string() })
-            }
-        }
-    }
-
     /// Refuses what needs room when the disk is nearly full: reading, deleting and compacting stay possible, and redb does
     /// not stop. What is left then is enough for it to repair the file should the machine die at this moment.
     fn no_room(&self) -> Option<StoreError> {
@@ -505,8 +438,15 @@ impl Committer {
         }
     }
 
+    /// Shows a state that compaction has touched.
+    pub(crate) fn show(&mut self, view: View) {
+        (self.revision, self.compacted) = (view.revision, view.compacted);
+        self.sweeping = true;
+        self.shared.publish(view);
+    }
+
     /// Opens the storage if it is not open.
-    fn reopen(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
         if self.database.is_some() {
             return Ok(());
         }
@@ -560,7 +500,7 @@ impl Committer {
     }
 }
 
-fn closed() -> StoreError {
+pub(crate) fn closed() -> StoreError {
     StoreError::Unavailable { reason: "the store is being opened again".to_owned() }
 }
 

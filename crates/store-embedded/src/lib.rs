@@ -10,6 +10,7 @@ mod backend;
 mod committer;
 mod fault;
 mod lease;
+mod loading;
 mod overlay;
 mod record;
 mod view;
@@ -64,7 +65,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             clock: Arc::new(SystemClock),
-            limits: Limits::default(),
+            limits: Limits { load_keys_max: 4096, ..Limits::default() },
             cache_bytes: 16 << 20,
             reserve_bytes: 32 << 20,
             quick_repair: true,
@@ -233,8 +234,8 @@ fn check(transaction: &Transaction, limits: &Limits) -> Result<usize, StoreError
 /// The same for what is loaded.
 fn check_load(puts: &[(Bytes, Bytes)], limits: &Limits) -> Result<usize, StoreError> {
     let too_large = |what, size, limit| Err(StoreError::TooLarge { what, size, limit });
-    if puts.len() > limits.operations_max {
-        return too_large("a load's number of keys", puts.len(), limits.operations_max);
+    if puts.len() > limits.load_keys_max {
+        return too_large("a load's number of keys", puts.len(), limits.load_keys_max);
     }
     let mut bytes = 0;
     for (key, value) in puts {

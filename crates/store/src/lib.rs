@@ -65,7 +65,7 @@ pub trait Store: Send + Sync {
     /// Puts keys into a store that is being filled: nobody else writes to it, and what is loaded is not read before
     /// [`Store::finish_load`]. Until that has returned, nothing of it is promised: it may be there or not, also after a
     /// crash. An engine may therefore write it without syncs and without a history that could be read or watched. Each
-    /// call is bounded as a transaction is; of a key that is put twice the last put counts.
+    /// call has the size of a transaction and [`Limits::load_keys_max`] keys at most; of a key that is put twice the last put counts.
     ///
     /// # Errors
     /// As [`Store::commit`]. After an error, everything loaded so far is in doubt: [`Store::abandon_load`].

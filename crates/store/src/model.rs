@@ -119,6 +119,8 @@ pub struct Limits {
     pub transaction_bytes_max: usize,
     /// Conditions of one transaction, and writes of one transaction: each at most this many.
     pub operations_max: usize,
+    /// Keys in one call of [`load`](crate::Store::load).
+    pub load_keys_max: usize,
     /// Most items in one page.
     pub page_items_max: usize,
 }
@@ -130,6 +132,7 @@ impl Default for Limits {
             value_bytes_max: 1_572_864 - 64 * 1024,
             transaction_bytes_max: 1_572_864 - 32 * 1024,
             operations_max: 128,
+            load_keys_max: 128,
             page_items_max: 1_000,
         }
     }

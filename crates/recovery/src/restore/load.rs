@@ -120,7 +120,7 @@ impl<'a> Loading<'a> {
             Line::Counters(record) => loader.put(record, json).await?,
             Line::Blob(record) => loader.put(record, json).await?,
             Line::Manifest(manifest) => {
-                let ManifestLine { record, manifest, body } = &**manifest;
+                let ManifestLine { record, manifest, body, json } = &**manifest;
                 let references = &self.checks.references;
                 let linked = blobs_of(manifest, |digest| references.knows_blob(digest));
                 // A blob that was lost before the backup is still needed, so it is still referred to.
@@ -130,7 +130,8 @@ impl<'a> Loading<'a> {
                     .map(|descriptor| descriptor.digest)
                     .filter(|digest| !references.knows_blob(digest))
                     .collect::<Vec<_>>();
-                loader.put_manifest(record, manifest, body, &linked, &lost).await?;
+                let json = json.as_deref();
+                loader.put_manifest(record, json, manifest, body, &linked, &lost).await?;
             }
             Line::Tag(record) => loader.put(record, json).await?,
             Line::RepositoryGrant(record) => loader.put(record, json).await?,

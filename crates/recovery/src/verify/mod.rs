@@ -252,6 +252,7 @@ impl Checks {
         let Some(kind) = kind_of(&lines.path) else {
             return Err(lines.wrong(lines.first, "no records of this kind are known"));
         };
+        records.reserve(lines.len());
         for (number, json) in lines.iter() {
             let (line, json) =
                 self.reader.read(kind, json).map_err(|why| lines.wrong(number, why))?;

@@ -65,7 +65,7 @@ async fn fill(world: &World, tags: u32) {
             author: "alice".to_owned(),
             pushed_at: now,
         };
-        loader.put_manifest(&record, &manifest, body.as_bytes(), &[blob], &[]).await.unwrap();
+        loader.put_manifest(&record, None, &manifest, body.as_bytes(), &[blob], &[]).await.unwrap();
         named.push((record.digest, record.media_type));
     }
     for number in 0..tags {

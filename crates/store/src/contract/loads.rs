@@ -31,7 +31,7 @@ async fn count(h: &Harness) -> usize {
 /// What was loaded is there when the load is finished, in the order of keys, and the store goes on from there.
 pub async fn what_was_loaded_is_there(h: &Harness) {
     let before = h.put("k000000", "before").await;
-    let at_once = h.store.limits().operations_max as u32;
+    let at_once = h.store.limits().load_keys_max.min(500) as u32;
     for part in (0..20).rev() {
         let puts = numbered(part * at_once, (part + 1) * at_once, "loaded");
         h.store.load(puts).await.expect("is loaded");
@@ -95,10 +95,10 @@ pub async fn a_commit_ends_a_load(h: &Harness) {
     assert_eq!(count(h).await, 10);
 }
 
-/// A load has the limits of a transaction.
+/// What is too large to be loaded at once is refused.
 pub async fn a_load_has_limits(h: &Harness) {
     let limits = h.store.limits();
-    let too_many = numbered(0, limits.operations_max as u32 + 1, "");
+    let too_many = numbered(0, limits.load_keys_max as u32 + 1, "");
     let long_key = vec![(Bytes::from(vec![b'k'; limits.key_bytes_max + 1]), Bytes::new())];
     let long_value =
         vec![(Bytes::from_static(b"k"), Bytes::from(vec![0; limits.value_bytes_max + 1]))];
