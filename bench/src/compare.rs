@@ -71,7 +71,7 @@ pub async fn run(quick: bool, dir: Option<PathBuf>, only: Vec<String>) -> Result
         sides.blobs(&plan, &mut rows).await?;
     }
     if wanted("state") {
-        state::pushes_beside_a_backup(&plan, &sides.ours, folder.path(), &mut rows).await?;
+        state::pushes_beside_a_backup(&plan, &sides.ours, &mut rows).await?;
     }
     let memory = (sides.theirs.memory_mib("VmRSS")?, sides.ours.memory_mib("VmRSS")?);
     rows.push(Row::pairs("memory after it all, MiB", &[memory], Target::AtMost(64.0)));

@@ -13,7 +13,7 @@ use crate::RecoveryError;
 /// Bytes of lines that are handed on at once.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Pieces that wait at most.
-const QUEUE: usize = 8;
+const QUEUE: usize = 4;
 
 /// Lines of one entry.
 #[derive(Debug, Default)]

@@ -12,6 +12,7 @@ mod fault;
 mod lease;
 mod loading;
 mod overlay;
+mod reader;
 mod record;
 mod view;
 mod watcher;
@@ -79,6 +80,7 @@ pub struct EmbeddedStore {
     thread: Option<JoinHandle<()>>,
     limits: Limits,
     places: Arc<Semaphore>,
+    reader: reader::Reader,
 }
 
 /// What watches may outlive the engine with.
@@ -135,7 +137,8 @@ impl EmbeddedStore {
             .map_err(|e| StoreError::Unavailable { reason: e.to_string() })?;
         let places = Arc::new(Semaphore::new(QUEUE_MAX));
         let inner = Arc::new(Inner { shared });
-        Ok(Arc::new(Self { inner, thread: Some(thread), limits, places }))
+        let reader = reader::Reader::start()?;
+        Ok(Arc::new(Self { inner, thread: Some(thread), limits, places, reader }))
     }
 
     async fn ask<T>(
@@ -278,7 +281,8 @@ impl Store for EmbeddedStore {
     }
 
     /// Short pages of the latest state are read where they are asked for, as [`EmbeddedStore::get`] does. Long ones, and
-    /// those of earlier revisions, which may step over many records to find few, go to a thread for blocking work.
+    /// those of earlier revisions, which may step over many records to find few, go to a thread for blocking work; what is
+    /// both, to the thread of backups.
     async fn range(&self, range: Range) -> Result<Page, StoreError> {
         let most = self.limits.page_items_max;
         let limit = if range.limit == 0 { most } else { range.limit.min(most) };
@@ -288,6 +292,9 @@ impl Store for EmbeddedStore {
             return self.inner.page(&bounds, at);
         }
         let inner = self.inner.clone();
+        if at != At::Latest && limit > INLINE_ITEMS {
+            return self.reader.read(move || inner.page(&bounds, at)).await;
+        }
         tokio::task::spawn_blocking(move || inner.page(&bounds, at))
             .await
             .map_err(|e| StoreError::Unavailable { reason: e.to_string() })?

@@ -12,9 +12,9 @@ use crate::{
     view::View,
 };
 
-/// While a store is filled, a part is committed when its keys and records come to the cache's size divided by this: its
-/// pages, which are not full, then fit into the half of the cache that is for writing.
-const LOAD_PART: usize = 4;
+/// While a store is filled, a part is committed when its keys and records come to the cache's size divided by this: so its
+/// pages, and those above them, stay in the half of the cache that is for writing until they are committed.
+const LOAD_PART: usize = 8;
 
 /// What is being loaded.
 pub(crate) enum Load {

@@ -1,7 +1,9 @@
 //! A backup: a hold, one revision, and two sides of a channel. One side reads the store page by page and the blob
-//! storage block by block (`read`, `images`); the other hashes, signs and writes on a thread that may block (`write`).
+//! storage block by block (`read`, `images`); the other hashes, signs and writes on a thread that may block (`write`). Both
+//! stand behind everything else that wants a processor (`polite`).
 
 mod images;
+mod polite;
 mod read;
 mod report;
 mod write;
@@ -21,7 +23,8 @@ use dtr_catalog::{
 };
 use dtr_identity::Identity;
 use dtr_store::{At, SharedStore, hold};
-use dtr_types::{HoldId, ReplicaId, Timestamp};
+use dtr_types::{HoldId, ReplicaId, Revision, Timestamp};
+use tokio::sync::mpsc;
 
 pub use report::{BackupReport, NotIncluded};
 
@@ -166,8 +169,8 @@ pub async fn backup<W: Write + Send + 'static>(
         let cluster = cluster.ok_or(RecoveryError::NotInstalled)?.value;
         let engine = store.status().await?.engine;
         let header = header(&options, &cluster, &signing, engine).at(at, begun);
-        let job = Job { catalog, blobs, options: &options, cluster: &cluster, begun };
-        job.run(header, signing, out).await
+        let (catalog, blobs, options) = (catalog.clone(), blobs.clone(), options.clone());
+        Job { catalog, blobs, options, cluster, begun }.run(header, signing, out).await
     };
     let holding = async {
         loop {
@@ -237,17 +240,33 @@ fn header(
 }
 
 /// One backup under way.
-struct Job<'a> {
-    catalog: &'a Catalog,
-    blobs: &'a Arc<dyn BlobStorage>,
-    options: &'a BackupOptions,
-    cluster: &'a ClusterRecord,
+#[derive(Clone)]
+struct Job {
+    catalog: Catalog,
+    blobs: Arc<dyn BlobStorage>,
+    options: BackupOptions,
+    cluster: ClusterRecord,
     begun: Timestamp,
 }
 
-impl Job<'_> {
+impl Job {
+    /// Reads everything and hands it to the writer.
+    async fn read(
+        self,
+        writer: mpsc::Sender<write::Piece>,
+        at: Revision,
+    ) -> Result<read::Sums, RecoveryError> {
+        let mut reading = read::Reading::new(&self, writer, at).await?;
+        reading.records().await?;
+        if self.options.with_images {
+            reading.images().await?;
+        }
+        reading.finish().await?;
+        Ok(reading.sums())
+    }
+
     async fn run<W: Write + Send + 'static>(
-        &self,
+        self,
         header: Header,
         key: SigningKey,
         out: W,
@@ -255,29 +274,17 @@ impl Job<'_> {
         let at = header.revision;
         let started = std::time::Instant::now();
         let (writer, done) = write::start(out, header, key)?;
-        let mut reading = read::Reading::new(self, writer, at).await?;
-        let read = async {
-            reading.records().await?;
-            if self.options.with_images {
-                reading.images().await?;
-            }
-            reading.finish().await
-        }
-        .await;
-        let sums = reading.sums();
+        let read = polite::run("archive-read", self.clone().read(writer, at)).await;
+        let read = read.unwrap_or(Err(RecoveryError::Stopped("the archive's reader")));
         // Whatever made the reading stop, if the writer failed it was that.
-        let written = match read {
-            Ok(()) => done.await.map_err(|_| RecoveryError::Stopped("the archive's writer"))?,
-            Err(error) => {
-                drop(reading);
-                match done.await {
-                    Ok(Err(failed)) => Err(failed),
-                    _ => return Err(error),
-                }
-            }
+        let written = done.await.map_err(|_| RecoveryError::Stopped("the archive's writer"));
+        let sums = match (read, &written) {
+            (Ok(sums), _) => sums,
+            (Err(_), Ok(Err(_))) => read::Sums::default(),
+            (Err(error), _) => return Err(error),
         };
-        let (out, summary) = written?;
-        let report = report::make(self, at, sums, &summary, started.elapsed());
+        let (out, summary) = written??;
+        let report = report::make(&self, at, sums, &summary, started.elapsed());
         Ok((out, report))
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Sums {
 
 /// A backup's reading.
 pub(super) struct Reading<'a> {
-    pub(super) job: &'a Job<'a>,
+    pub(super) job: &'a Job,
     pub(super) export: Export,
     pub(super) writer: mpsc::Sender<Piece>,
     pub(super) sums: Sums,
@@ -61,7 +61,7 @@ fn parse<T: Record + DeserializeOwned>(line: &[u8]) -> Result<T, RecoveryError> 
 
 impl<'a> Reading<'a> {
     pub(super) async fn new(
-        job: &'a Job<'a>,
+        job: &'a Job,
         writer: mpsc::Sender<Piece>,
         at: Revision,
     ) -> Result<Self, RecoveryError> {

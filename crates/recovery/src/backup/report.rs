@@ -79,13 +79,13 @@ fn item(what: &str, how: &str) -> NotIncluded {
 }
 
 pub(super) fn make(
-    job: &Job<'_>,
+    job: &Job,
     revision: Revision,
     sums: Sums,
     summary: &Summary,
     took: Duration,
 ) -> BackupReport {
-    let options = job.options;
+    let options = &job.options;
     let ucp = matches!(job.cluster.identity, IdentitySource::Ucp { .. });
     let with_identity = !ucp || options.identity.is_some();
     let mut warnings = Vec::new();

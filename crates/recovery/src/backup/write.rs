@@ -8,15 +8,11 @@ use dtr_catalog::ManifestLine;
 use dtr_types::Digest;
 use tokio::sync::{mpsc, oneshot};
 
+use super::polite;
 use crate::RecoveryError;
 
 /// Pieces that wait at most: some pages of the store, or blocks of a blob.
 const QUEUE: usize = 4;
-
-/// How far behind everything else the writing stands when processors are scarce (the `nice` value, 0 to 19): an archive
-/// takes what pushes and pulls leave, and about a tenth of a processor when they leave nothing. The reading waits for
-/// the writing, so this slows down both.
-const NICENESS: i32 = 10;
 
 /// What to write next.
 pub(super) enum Piece {
@@ -55,10 +51,7 @@ pub(super) fn start<W: Write + Send + 'static>(
     std::thread::Builder::new()
         .name("archive-write".to_owned())
         .spawn(move || {
-            // Of this thread alone. Where it is not possible, the backup is only less polite.
-            if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-                tracing::debug!(%error, "the priority of a backup could not be lowered");
-            }
+            polite::step_back();
             let result = run(out, header, &key, receiver);
             // Nobody waits any more: the backup was given up.
             let _ = done.send(result);
