@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A UCP of its own: a registry registered with it, the UCP away and back, its backup and restore, encrypted too, and a
 # registry that finds its accounts again after both were lost.
-# timeout: 240
+# timeout: 300
 # shellcheck source=../lib/common.sh
 . "$(dirname "$0")/../lib/common.sh"
 . "$ROOT/tests/lib/images.sh"
@@ -25,6 +25,7 @@ stop_all() {
     "$dtr" destroy --data-dir "$WORK/dtr" --yes
     "$ucp" stop --data-dir "$WORK/ucp"
     "$ucp" stop --data-dir "$WORK/ucp-again"
+    "$ucp" stop --data-dir "$WORK/ucp-new"
 }
 on_exit stop_all
 
@@ -95,7 +96,7 @@ ok "age opens it" typed
 over_network() { "$ucp" backup --ucp-url "$ucp_url" --ucp-insecure-tls --ucp-username admin --passphrase-file "$WORK/passphrase" >"$WORK/ucp-network.age"; }
 ok "ucp backup over the network" over_network
 ok "a backup of the registry with images" dtr backup --existing-replica-id $id --with-images --output "$WORK/dtr.tar"
-ok "and with the accounts" dtr backup --existing-replica-id $id --with-identity --output "$WORK/with-identity.tar"
+ok "and with the accounts" dtr backup --existing-replica-id $id --with-identity --with-images --output "$WORK/with-identity.tar"
 refused "a backup of the registry is no backup of a UCP" "dtr" "$ucp" restore --data-dir "$WORK/ucp-again" --no-passphrase --no-start <"$WORK/dtr.tar"
 
 # Both are lost.
@@ -127,4 +128,40 @@ skopeo copy --quiet --src-tls-verify=false --src-creds alice:alices-password "do
 same "with the same digest" "$image" "$(file_digest "$WORK/compared/manifest.json")"
 found() { dtr backup --output "$WORK/after.tar"; }
 ok "commands find the restored replica through the restored UCP" found
+
+# The UCP is lost for good, its backup too: a new one gets the accounts from the registry's archive.
+# shellcheck disable=SC2086
+ok "destroy again" "$dtr" destroy --data-dir "$WORK/dtr" --yes $admin
+ok "the UCP is stopped again" "$ucp" stop --data-dir "$WORK/ucp-again"
+password="another-password-$RANDOM"
+export UCP_PASSWORD=$password
+# shellcheck disable=SC2086
+ok "a new UCP" "$ucp" install --data-dir "$WORK/ucp-new" --admin-password "$password" $ucp_place
+enzi() { curl -sSk --max-time 20 -u "$1" "$ucp_url/enzi/v0/$2" "${@:3}"; }
+same "it knows nobody" admin "$(enzi "admin:$password" "accounts?limit=100" | jq -r '.accounts[].name')"
+with_identity() { from=$WORK/with-identity.tar restore --with-identity "$@"; }
+without_any() { from=$WORK/dtr.tar restore --with-identity; }
+refused "an archive without accounts is told" "identity|accounts" without_any
+unknown() { from=$WORK/with-identity.tar restore; }
+refused "without them, owners are unknown" "engineering" unknown
+ok "a dry run with them" with_identity --dry-run
+same "loads nobody" admin "$(enzi "admin:$password" "accounts?limit=100" | jq -r '.accounts[].name')"
+ok "dtr restore --with-identity" with_identity
+same "everybody is there" "admin alice engineering" "$(enzi "admin:$password" "accounts?limit=100" | jq -r '[.accounts[].name] | sort | join(" ")')"
+same "the team too" alice "$(enzi "admin:$password" accounts/engineering/teams/developers/members | jq -r '.members[].member.name')"
+ok "the member pulls with the password of before" pulls alice:alices-password
+ok "so does the administrator with the new one" pulls "admin:$password"
+fails "and not with that of before" pulls "admin:a-password-of-before"
+ok "the access token of before belongs to the administrator of here" pulls "admin:$access_token"
+ok "the team's level holds: the member pushes" push alices-password 4.0
+same "a member gets no password hashes" 403 "$(enzi alice:alices-password admin/exportAccounts -o /dev/null -w '%{http_code}')"
+same "nor puts accounts in" 403 "$(enzi alice:alices-password admin/importAccounts -X POST -H 'Content-Type: application/json' -d '{}' -o /dev/null -w '%{http_code}')"
+hashes() { tar -xOf "$1" --wildcards '*/identity/credentials.jsonl' | grep -c argon2id; }
+restored_id=$(enzi "admin:$password" services | jq -r '.services[0].replicas[0].id')
+ok "a backup by password" dtr backup --existing-replica-id "$restored_id" --with-identity --output "$WORK/hashes.tar"
+same "has the hashes" 2 "$(hashes "$WORK/hashes.tar")"
+curl -sSk --max-time 60 -u "admin:$access_token" -X POST "$url/api/v0/backups?withIdentity=true" -D "$WORK/headers" -o "$WORK/no-hashes.tar"
+same "one by access token has none" 0 "$(hashes "$WORK/no-hashes.tar")"
+not_in_it=$(curl -sSk -u "admin:$password" "$url/api/v0/backups/$(tr -d '\r' <"$WORK/headers" | sed -n 's/^x-dtr-backup-id: //Ip')/report" | jq -r '.notIncluded[].what')
+if echo "$not_in_it" | grep -q "password hashes"; then pass "and says so"; else fail "it says: $not_in_it"; fi
 finish

@@ -118,6 +118,22 @@ impl Access {
         Err(AuthError::Wrong("the Authorization header is neither Basic nor Bearer"))
     }
 
+    /// Whether an `Authorization` header holds a password or a session, which the identity service checks, and no token
+    /// that this registry has made itself.
+    pub fn is_for_identity(header: &str) -> bool {
+        let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header, ""));
+        if scheme.eq_ignore_ascii_case("basic") {
+            let text = STANDARD.decode(rest.trim()).ok().and_then(|b| String::from_utf8(b).ok());
+            let password = text.as_deref().and_then(|text| text.split_once(':'));
+            return password.is_some_and(|(_, p)| !AccessTokens::is_token(&Secret::new(p)));
+        }
+        // The tokens of `/auth/token` have dots, sessions have none.
+        let token = Secret::new(rest.trim());
+        scheme.eq_ignore_ascii_case("bearer")
+            && !AccessTokens::is_token(&token)
+            && !token.expose().contains('.')
+    }
+
     /// Who logs in with this name and password, or access token in place of the password.
     pub async fn caller_from_password(
         &self,

@@ -6,17 +6,20 @@ use axum::{
     extract::FromRequestParts,
     http::{StatusCode, header, request::Parts},
 };
-use dtr_access::{AuthError, Caller, Denied, LocalAdmin, Operation, Permit};
+use dtr_access::{Access, AuthError, Caller, Denied, LocalAdmin, Operation, Permit};
 use dtr_catalog::records::{Account, Repository};
 use dtr_identity::{Actor, Principal};
 use dtr_transport::RequestInfo;
-use dtr_types::AccountName;
+use dtr_types::{AccountName, Secret};
 
 use crate::{ApiError, ApiState, extract::repository_name};
 
 /// Who asks.
 pub(crate) struct Asking {
     pub caller: Caller,
+    /// The `Authorization` header, if it says something to the identity service too: a password or a session. A token of
+    /// this registry never leaves it.
+    pub proof: Option<Secret>,
 }
 
 impl FromRequestParts<ApiState> for Asking {
@@ -24,14 +27,17 @@ impl FromRequestParts<ApiState> for Asking {
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
         if parts.extensions.get::<LocalAdmin>().is_some() {
-            return Ok(Self { caller: Caller::Local });
+            return Ok(Self { caller: Caller::Local, proof: None });
         }
         let header = parts.headers.get(header::AUTHORIZATION);
-        let Some(header) = header else { return Ok(Self { caller: Caller::Anonymous }) };
+        let Some(header) = header else {
+            return Ok(Self { caller: Caller::Anonymous, proof: None });
+        };
         let text = header.to_str().map_err(|_| ApiError::not_authenticated())?;
         let from = parts.extensions.get::<RequestInfo>().map(|info| info.client);
         let caller = state.access.caller_from_header_at(text, from).await?;
-        Ok(Self { caller })
+        let proof = Access::is_for_identity(text).then(|| Secret::new(text));
+        Ok(Self { caller, proof })
     }
 }
 

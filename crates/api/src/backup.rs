@@ -120,7 +120,8 @@ pub(crate) async fn take(
     options.by = asking.caller.name().to_owned();
     options.directory = Some(Arc::clone(&state.identity));
     if params.with_identity && state.built_in.is_none() {
-        options.identity = Some(crate::state::export_identity(&state).await?);
+        options.identity =
+            Some(crate::state::export_identity(&state, asking.proof.as_ref()).await?);
     }
     let id = Event::new_id(state.catalog.now(), state.catalog.random());
     let (to, from) = mpsc::channel::<Sent>(BLOCKS_MAX);

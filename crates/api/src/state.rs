@@ -8,10 +8,9 @@ use dtr_catalog::{
     Catalog,
     records::{Event, EventObject, EventType, Membership, Repository, TeamMembership},
 };
-use dtr_identity::{AccountQuery, BuiltIn, Identity};
+use dtr_identity::{AccountQuery, AccountRecords, BuiltIn, Identity};
 use dtr_jobs::Scheduler;
-use dtr_recovery::IdentityRecords;
-use dtr_types::ReplicaId;
+use dtr_types::{ReplicaId, Secret};
 
 /// The rooms below, and what this replica is. Cheap to clone.
 #[derive(Clone)]
@@ -64,10 +63,19 @@ impl ApiState {
     }
 }
 
-/// The UCP's accounts, for an archive that shall have them. Password hashes stay in the UCP, which hands them to nobody.
-pub(crate) async fn export_identity(state: &ApiState) -> Result<IdentityRecords, crate::ApiError> {
+/// The UCP's accounts, for an archive that shall have them: with their password hashes if the caller's own `proof` gets
+/// them from the UCP, else without.
+pub(crate) async fn export_identity(
+    state: &ApiState,
+    proof: Option<&Secret>,
+) -> Result<AccountRecords, crate::ApiError> {
     let identity = &state.identity;
-    let mut records = IdentityRecords::default();
+    if let Some(proof) = proof
+        && let Some(records) = identity.export(proof).await?
+    {
+        return Ok(records);
+    }
+    let mut records = AccountRecords::default();
     let mut query = AccountQuery { limit: AccountQuery::LIMIT_MAX, ..AccountQuery::default() };
     loop {
         let page = identity.accounts(&query).await?;

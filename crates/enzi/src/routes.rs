@@ -156,7 +156,8 @@ routes! {
     PutOpenIdConfig PUT "/enzi/v0/config/openid" Admin: "The issuer's name is set at install; not offered.";
     GetAccountsConfig GET "/enzi/v0/config/accounts" Admin: "Shows counts of accounts.";
     PutAccountsConfig PUT "/enzi/v0/config/accounts" Admin: "There is nothing to set; not offered.";
-    ImportAccounts POST "/enzi/v0/admin/importAccounts" Admin: "Import of accounts; not offered.";
+    ImportAccounts POST "/enzi/v0/admin/importAccounts" Admin: "Makes accounts, teams and memberships that are not there yet, with their ids and password hashes.";
+    ExportAccounts GET "/enzi/v0/admin/exportAccounts" Admin: "Streams all accounts with their password hashes, one JSON object a line.";
     Backup POST "/enzi/v0/admin/backup" Admin: "Streams an archive of everything, taken while it runs.";
     ListJobs GET "/enzi/v0/jobs" Admin: "Jobs of the identity service; not offered.";
     CreateJob POST "/enzi/v0/jobs" Admin: "Jobs of the identity service; not offered.";

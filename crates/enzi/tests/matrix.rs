@@ -43,6 +43,7 @@ fn expected(operation: Operation) -> (&'static str, &'static str) {
         | Op::GetAccountsConfig
         | Op::PutAccountsConfig
         | Op::ImportAccounts
+        | Op::ExportAccounts
         | Op::Backup
         | Op::ListJobs
         | Op::CreateJob

@@ -13,9 +13,10 @@ mod principal;
 mod query;
 mod remote;
 pub mod service_token;
+mod transfer;
 pub mod wire;
 
-pub use built_in::{BuiltIn, BuiltInOptions, Cost};
+pub use built_in::{BuiltIn, BuiltInOptions, Cost, ExportCursor};
 pub use manage::{
     AccountChange, Actor, ManageError, NewAccount, NewTeam, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN,
     ServiceForm, TeamChange,
@@ -23,3 +24,4 @@ pub use manage::{
 pub use principal::{Identity, IdentityError, Principal};
 pub use query::{AccountCounts, AccountFilter, AccountPage, AccountQuery, Login, Member};
 pub use remote::{Remote, RemoteError, RemoteOptions, STALE_MAX, UcpClient, UcpError};
+pub use transfer::{AccountRecords, ExportLine, ImportAnswer};

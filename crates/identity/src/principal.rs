@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use dtr_catalog::records::{Account, Membership, Team};
 use dtr_types::{AccountId, AccountName, Secret, TeamId, TeamName};
 
-use crate::{AccountCounts, AccountPage, AccountQuery, Login, Member};
+use crate::{AccountCounts, AccountPage, AccountQuery, AccountRecords, Login, Member};
 
 /// A user with everything that decides about rights: one consistent copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +149,13 @@ pub trait Identity: Send + Sync {
     ) -> Result<Vec<Member>, IdentityError> {
         let _ = (org, team);
         Err(not_offered("list members of teams"))
+    }
+
+    /// All accounts with their password hashes, for whoever proves to be an administrator of the service with `proof`: the
+    /// whole `Authorization` header that came with the request. `None` when the service gives none out for that.
+    async fn export(&self, proof: &Secret) -> Result<Option<AccountRecords>, IdentityError> {
+        let _ = proof;
+        Ok(None)
     }
 
     /// Whether the service can be asked right now; the reason when not. For `/_ping` and `status`.

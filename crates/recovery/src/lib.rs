@@ -23,9 +23,7 @@ mod restore;
 mod schema;
 mod verify;
 
-pub use backup::{
-    BackupOptions, BackupReport, IdentityRecords, NotIncluded, Progress, ProgressFn, backup,
-};
+pub use backup::{BackupOptions, BackupReport, NotIncluded, Progress, ProgressFn, backup};
 pub use error::{RecoveryError, Refusal};
 pub use exit::Exit;
 pub use inspect::{Inspection, RepositorySummary, inspect};

@@ -12,9 +12,13 @@ use std::{
 use dtr_archive::{ArchiveReader, Header, IdentityKind, Keys, ReadOptions};
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::records::{CertificateRecord, IdentitySource, Service};
-use dtr_identity::{Identity, Remote, RemoteOptions, UcpClient, UcpError};
+use dtr_identity::{
+    AccountRecords, Identity, IdentityError, ImportAnswer, Remote, RemoteOptions, UcpClient,
+    UcpError,
+};
 use dtr_recovery::{
-    OwnerMap, ProgressFn, RecoveryError, RestoreOptions, RestoreReport, RestoreTarget,
+    IdentityTarget, OwnerMap, ProgressFn, RecoveryError, RestoreOptions, RestoreReport,
+    RestoreTarget,
 };
 use dtr_types::{Clock as _, Random as _, ReplicaId, Secret, SystemClock, SystemRandom};
 
@@ -73,11 +77,6 @@ pub enum RestoreError {
         "the accounts of this registry are kept in a UCP ({0}); name it, or the one that takes its place, with --ucp-url"
     )]
     UcpNeeded(String),
-    /// The archive's accounts are to be loaded into a UCP.
-    #[error(
-        "this version cannot load an archive's accounts into a UCP; nothing was changed. Restore the UCP first (\"ucp restore\"), or make the accounts there: owners are found by name. Then restore without --with-identity"
-    )]
-    AccountsElsewhere,
     /// Another key signed it.
     #[error("the archive is signed by key {found}, not by {wanted}; nothing was changed")]
     OtherSigner {
@@ -97,11 +96,26 @@ impl RestoreError {
         match self {
             Self::Recovery(error) => error.exit(),
             Self::UcpNeeded(_)
-            | Self::AccountsElsewhere
             | Self::OtherSigner { .. }
             | Self::Install(InstallError::Occupied(_)) => dtr_recovery::Exit::Refused,
             Self::Install(_) | Self::Remote(_) => dtr_recovery::Exit::Failed,
         }
+    }
+}
+
+/// The accounts of a UCP, as the administrator who restores may fill them.
+struct Accounts {
+    client: UcpClient,
+    token: Secret,
+}
+
+#[async_trait::async_trait]
+impl IdentityTarget for Accounts {
+    async fn load(&self, records: AccountRecords) -> Result<ImportAnswer, IdentityError> {
+        let loaded = self.client.import_accounts(&self.token, records).await;
+        loaded.map_err(|error| IdentityError::Unavailable {
+            reason: format!("the archive's accounts were not loaded, or not all of them: {error}"),
+        })
     }
 }
 
@@ -172,8 +186,6 @@ async fn link(
         return Err(RestoreError::UcpNeeded(was));
     };
     match login(ucp).await {
-        // Better told before than found out after: accounts that only seem to be loaded own nothing.
-        Ok(_) if request.with_identity => return Err(RestoreError::AccountsElsewhere),
         Ok(_) => {}
         Err(InstallError::Ucp(error)) if built_in && is_away(&error) => {
             let warning = format!(
@@ -305,7 +317,11 @@ pub async fn restore(
         (dir, open_catalog(dir).map_err(InstallError::from)?)
     };
     let blobs: SharedBlobs = open_blobs(dir, &config).await.map_err(InstallError::from)?;
-    let target = RestoreTarget { catalog, blobs, identity: linked.identity, identity_target: None };
+    let identity_target = linked.made.as_ref().map(|(client, token, _)| {
+        let (client, token) = (client.clone(), token.clone());
+        Arc::new(Accounts { client, token }) as Arc<dyn IdentityTarget>
+    });
+    let target = RestoreTarget { catalog, blobs, identity: linked.identity, identity_target };
     let mut how = RestoreOptions::new(env!("CARGO_PKG_VERSION"));
     how.dry_run = request.dry_run;
     how.identity = Some(linked.source);

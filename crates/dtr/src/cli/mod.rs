@@ -223,7 +223,7 @@ pub struct BackupTakeArgs {
     /// Put the image content in, as an OCI layout
     #[arg(long)]
     pub with_images: bool,
-    /// Put UCP's users, organizations and teams in
+    /// Put UCP's users, organizations and teams in, with password hashes if an administrator's password is given
     #[arg(long)]
     pub with_identity: bool,
     #[command(flatten)]
@@ -307,7 +307,7 @@ pub struct RestoreArgs {
     /// Owners that have another name now: a file of lines "old-name new-name"
     #[arg(long, value_name = "FILE")]
     pub map_owners: Option<PathBuf>,
-    /// Load the archive's users, organizations and teams into the registry's own accounts first
+    /// Load the archive's users, organizations and teams first: into the UCP, or into the registry's own accounts
     #[arg(long)]
     pub with_identity: bool,
     /// Go on although owners are unknown to the identity service

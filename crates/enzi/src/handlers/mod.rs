@@ -4,6 +4,7 @@ mod accounts;
 mod organizations;
 mod services;
 mod sessions;
+mod transfer;
 
 use axum::body::Body;
 use http::Response;
@@ -14,7 +15,6 @@ type Answer = Result<Response<Body>, ApiError>;
 
 const NO_LDAP: &str = "accounts are managed here; there is no LDAP to sync with";
 const NO_JOBS: &str = "the identity service runs no jobs";
-const NO_IMPORT: &str = "accounts come back by a restore; make others one by one";
 const NO_KEYS: &str =
     "public keys and client bundles are not kept; use a password or an access token";
 const NO_CONFIG: &str = "this is fixed at install and cannot be set";
@@ -56,6 +56,8 @@ pub(crate) async fn handle(operation: Operation, context: Context) -> Answer {
         Op::PutTeamMember => organizations::put_team_member(context, false).await,
         Op::UpdateTeamMember => organizations::put_team_member(context, true).await,
         Op::DeleteTeamMember => organizations::delete_team_member(context).await,
+        Op::ImportAccounts => transfer::import(context).await,
+        Op::ExportAccounts => transfer::export(&context).await,
         Op::Backup => sessions::backup(&context).await,
         Op::GetAuthConfig => sessions::auth_config(),
         Op::PutAuthConfig => sessions::put_auth_config(&context),
@@ -66,7 +68,6 @@ pub(crate) async fn handle(operation: Operation, context: Context) -> Answer {
         Op::Logout | Op::EnziLogout => sessions::logout(context).await,
         Op::ListPublicKeys | Op::CreatePublicKey => Err(ApiError::not_offered(NO_KEYS)),
         Op::PutOpenIdConfig | Op::PutAccountsConfig => Err(ApiError::not_offered(NO_CONFIG)),
-        Op::ImportAccounts => Err(ApiError::not_offered(NO_IMPORT)),
         Op::ListJobs | Op::CreateJob | Op::ListWorkers => Err(ApiError::not_offered(NO_JOBS)),
         Op::GetAdminSync
         | Op::PutAdminSync

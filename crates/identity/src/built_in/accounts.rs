@@ -41,6 +41,24 @@ fn check_full_name(name: &str) -> Result<(), ManageError> {
     })
 }
 
+/// What every account must be.
+pub(super) fn check_account(account: &Account) -> Result<(), ManageError> {
+    check_full_name(&account.full_name)?;
+    if account.name.as_str().parse::<AccountId>().is_ok() {
+        return Err(ManageError::Invalid {
+            field: "name",
+            reason: "it has the form of an account's id".to_owned(),
+        });
+    }
+    if account.is_org && (account.is_admin || !account.is_active) {
+        return Err(ManageError::Refused(format!(
+            "\"{}\" is an organization, which is no admin and cannot be inactive",
+            account.name
+        )));
+    }
+    Ok(())
+}
+
 pub(super) fn missing(kind: &'static str, name: impl ToString) -> ManageError {
     ManageError::Missing { kind, name: name.to_string() }
 }
@@ -74,25 +92,6 @@ impl BuiltIn {
         actor: &Actor,
         new: NewAccount,
     ) -> Result<Account, ManageError> {
-        check_full_name(&new.full_name)?;
-        if new.name.as_str().parse::<AccountId>().is_ok() {
-            return Err(ManageError::Invalid {
-                field: "name",
-                reason: "it has the form of an account's id".to_owned(),
-            });
-        }
-        if new.is_org && (new.is_admin || new.password.is_some() || !new.is_active) {
-            return Err(ManageError::Refused(
-                "an organization has no password, is no admin and cannot be inactive".to_owned(),
-            ));
-        }
-        if let Some(password) = &new.password {
-            check_password_form(password)?;
-        }
-        // Before the hashing, which is what an attacker would have us do for nothing; the commit decides.
-        if self.account(&new.name).await?.is_some() {
-            return Err(ManageError::Exists { kind: "account", name: new.name.to_string() });
-        }
         let account = Account {
             id: AccountId::random(self.catalog().random()),
             name: new.name,
@@ -102,6 +101,17 @@ impl BuiltIn {
             is_active: new.is_active,
             created_at: self.catalog().now(),
         };
+        check_account(&account)?;
+        if account.is_org && new.password.is_some() {
+            return Err(ManageError::Refused("an organization has no password".to_owned()));
+        }
+        if let Some(password) = &new.password {
+            check_password_form(password)?;
+        }
+        // Before the hashing, which is what an attacker would have us do for nothing; the commit decides.
+        if self.account(&account.name).await?.is_some() {
+            return Err(ManageError::Exists { kind: "account", name: account.name.to_string() });
+        }
         let credential = match new.password {
             Some(password) => Some(self.credential(&account.id, password).await?),
             None => None,

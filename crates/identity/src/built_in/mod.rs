@@ -7,6 +7,7 @@ mod password;
 mod services;
 mod sessions;
 mod throttle;
+mod transfer;
 
 use std::{
     net::IpAddr,
@@ -24,6 +25,7 @@ use dtr_catalog::{
 use dtr_types::{AccountId, AccountName, Secret, Timestamp};
 
 pub use password::Cost;
+pub use transfer::ExportCursor;
 
 use self::{password::Passwords, throttle::Throttle};
 use crate::{AccountCounts, Actor, IdentityError, Principal};

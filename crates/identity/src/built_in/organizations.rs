@@ -12,7 +12,7 @@ use crate::{Actor, Identity as _, ManageError, NewTeam, TeamChange};
 /// Longest description, in characters.
 const DESCRIPTION_MAX: usize = 1_024;
 
-fn check_description(text: &str) -> Result<(), ManageError> {
+pub(super) fn check_description(text: &str) -> Result<(), ManageError> {
     if text.chars().count() <= DESCRIPTION_MAX {
         return Ok(());
     }

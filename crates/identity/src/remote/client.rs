@@ -1,14 +1,21 @@
 //! What the commands ask of a UCP (or of a DTR with the built-in identity): log in, register, find replicas.
 
+use std::time::Duration;
+
 use dtr_catalog::records::Service;
 use dtr_types::{Secret, ServiceId};
 use reqwest::Method;
 
 use super::http::{Call, Http, PASSWORD_TIMEOUT, UcpError};
 use crate::{
-    ServiceForm,
+    AccountRecords, ImportAnswer, ServiceForm, transfer,
     wire::{LoginAnswer, LoginForm, ServiceList},
 };
+
+/// Records in one request of an import: some hundred bytes each, and at most a description or a full name of a KiB.
+const BATCH_RECORDS: usize = 200;
+/// How long one may take.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A UCP seen by somebody who logs in to it.
 #[derive(Clone, Debug)]
@@ -114,6 +121,24 @@ impl UcpClient {
     ) -> Result<(), UcpError> {
         let path = format!("/enzi/v0/admin/backup?encrypted={encrypted}");
         self.http.stream(Call::new(Method::POST, path).bearer(token), take).await
+    }
+
+    /// Puts accounts in. What is there already stays as it is; may be repeated.
+    ///
+    /// # Errors
+    /// Any [`UcpError`]; a part may have been put in by then.
+    pub async fn import_accounts(
+        &self,
+        token: &Secret,
+        records: AccountRecords,
+    ) -> Result<ImportAnswer, UcpError> {
+        let mut answer = ImportAnswer::default();
+        for mut batch in records.batches(BATCH_RECORDS) {
+            transfer::rename(&mut batch, &answer.ids);
+            let call = Call::post("/enzi/v0/admin/importAccounts", &batch).timeout(BATCH_TIMEOUT);
+            answer.add(self.http.json(call.bearer(token)).await?);
+        }
+        Ok(answer)
     }
 
     /// Forgets a service. No error when it is not there.

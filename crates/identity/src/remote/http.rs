@@ -6,7 +6,7 @@ use dtr_types::Secret;
 use reqwest::{Method, Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::wire::Errors;
+use crate::{AccountRecords, wire::Errors};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -119,6 +119,9 @@ impl Http {
         if let Some(bearer) = call.bearer {
             request = request.bearer_auth(bearer.expose());
         }
+        if let Some(proof) = call.authorization {
+            request = request.header("authorization", proof.expose());
+        }
         if let Some(body) = call.body {
             request = request.header("content-type", "application/json").body(body);
         }
@@ -139,6 +142,30 @@ impl Http {
             }
         }
         Ok(())
+    }
+
+    /// The lines of an export, which ends with how many there are.
+    pub(crate) async fn export(&self, call: Call<'_>) -> Result<AccountRecords, UcpError> {
+        let response = self.send(call, STREAM_TIMEOUT).await?;
+        let mut response = self.check(response).await?;
+        let (mut records, mut rest, mut ended) = (AccountRecords::default(), Vec::new(), None);
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.away(error))? {
+            rest.extend_from_slice(&chunk);
+            let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            for line in rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let line = serde_json::from_slice(line)
+                    .map_err(|error| self.answer(format!("a line of its export: {error}")))?;
+                ended = records.add(line).or(ended);
+            }
+            rest.drain(..whole);
+            if rest.len() > ANSWER_MAX {
+                return Err(self.answer(format!("a line is longer than {ANSWER_MAX} bytes")));
+            }
+        }
+        match ended {
+            Some(count) if count == records.len() as u64 => Ok(records),
+            _ => Err(self.answer("its export was cut".to_owned())),
+        }
     }
 
     /// Sends a request and reads the whole answer.
@@ -198,13 +225,21 @@ pub(crate) struct Call<'a> {
     method: Method,
     path: String,
     bearer: Option<&'a Secret>,
+    authorization: Option<&'a Secret>,
     body: Option<Vec<u8>>,
     timeout: Option<Duration>,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), bearer: None, body: None, timeout: None }
+        Self {
+            method,
+            path: path.into(),
+            bearer: None,
+            authorization: None,
+            body: None,
+            timeout: None,
+        }
     }
 
     pub(crate) fn get(path: impl Into<String>) -> Self {
@@ -223,6 +258,12 @@ impl<'a> Call<'a> {
 
     pub(crate) fn bearer(mut self, token: &'a Secret) -> Self {
         self.bearer = Some(token);
+        self
+    }
+
+    /// The whole `Authorization` header.
+    pub(crate) fn authorization(mut self, proof: &'a Secret) -> Self {
+        self.authorization = Some(proof);
         self
     }
 

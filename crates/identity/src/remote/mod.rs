@@ -26,8 +26,8 @@ use self::{
     http::{Call, Http, PASSWORD_TIMEOUT},
 };
 use crate::{
-    AccountCounts, AccountPage, AccountQuery, Identity, IdentityError, Login, Member, Principal,
-    ServiceForm,
+    AccountCounts, AccountPage, AccountQuery, AccountRecords, Identity, IdentityError, Login,
+    Member, Principal, ServiceForm,
     service_token::{self, ServiceTokenError},
     wire::{
         AccountList, AuthenticateAnswer, AuthenticateForm, MemberList, MemberOrgList,
@@ -470,6 +470,16 @@ impl Identity for Remote {
     ) -> Result<Vec<Member>, IdentityError> {
         let path = format!("/enzi/v0/accounts/{org}/teams/{team}/members");
         self.pages(&path, |list: MemberList| (list.members, list.next_page_start)).await
+    }
+
+    async fn export(&self, proof: &Secret) -> Result<Option<AccountRecords>, IdentityError> {
+        let call = Call::get("/enzi/v0/admin/exportAccounts").authorization(proof);
+        match self.http.export(call).await {
+            Ok(records) => Ok(Some(records)),
+            // One that is older, or that does not take this for an administrator's word.
+            Err(error) if matches!(error.status(), Some(401 | 403 | 404 | 405 | 501)) => Ok(None),
+            Err(error) => Err(IdentityError::Unavailable { reason: error.to_string() }),
+        }
     }
 
     async fn health(&self) -> Result<(), IdentityError> {

@@ -16,12 +16,9 @@ use dtr_archive::{
 use dtr_blobs::BlobStorage;
 use dtr_catalog::{
     Catalog, keys as catalog_keys,
-    records::{
-        Account, BackupRecord, ClusterRecord, Credential, Event, IdentitySource, Membership, Team,
-        TeamMembership,
-    },
+    records::{BackupRecord, ClusterRecord, Event, IdentitySource},
 };
-use dtr_identity::Identity;
+use dtr_identity::{AccountRecords, Identity};
 use dtr_store::{At, SharedStore, hold};
 use dtr_types::{HoldId, ReplicaId, Revision, Timestamp};
 use tokio::sync::mpsc;
@@ -51,21 +48,6 @@ pub struct Progress {
 /// Told of progress, several times a second at most a page.
 pub type ProgressFn = Arc<dyn Fn(&Progress) + Send + Sync>;
 
-/// Accounts of a UCP, for an archive that shall have them.
-#[derive(Clone, Debug, Default)]
-pub struct IdentityRecords {
-    /// Users and organizations.
-    pub accounts: Vec<Account>,
-    /// Password hashes, where the UCP hands them out.
-    pub credentials: Vec<Credential>,
-    /// Members of organizations.
-    pub memberships: Vec<Membership>,
-    /// Teams.
-    pub teams: Vec<Team>,
-    /// Members of teams.
-    pub team_members: Vec<TeamMembership>,
-}
-
 /// What to back up, and how.
 #[derive(Clone)]
 pub struct BackupOptions {
@@ -78,7 +60,7 @@ pub struct BackupOptions {
     /// Whether image content goes in.
     pub with_images: bool,
     /// The UCP's accounts, if they shall go in. Those of a built-in identity always do.
-    pub identity: Option<IdentityRecords>,
+    pub identity: Option<AccountRecords>,
     /// Where names of accounts are asked for that are mentioned and not in the archive: an archive with names can be
     /// matched with another UCP.
     pub directory: Option<Arc<dyn Identity>>,

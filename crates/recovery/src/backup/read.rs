@@ -9,12 +9,12 @@ use dtr_catalog::records::{
     Repository, RepositoryGrant,
 };
 use dtr_catalog::{Batch, Cursor, Export, Kind, Record, json};
-use dtr_identity::{Identity, IdentityError};
+use dtr_identity::{AccountRecords, Identity, IdentityError};
 use dtr_types::{AccountId, Revision, TeamId};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::{IdentityRecords, Job, Progress, write::Piece};
+use super::{Job, Progress, write::Piece};
 use crate::{
     RecoveryError,
     lines::{DIRECTORY, DirectoryLine, Place, place},
@@ -265,7 +265,7 @@ async fn names(
 }
 
 /// The lines of a kind that come from a UCP and not from the store.
-fn ucp_lines(records: &IdentityRecords, kind: Kind) -> Option<Vec<Bytes>> {
+fn ucp_lines(records: &AccountRecords, kind: Kind) -> Option<Vec<Bytes>> {
     fn lines<T: Record>(records: &[T]) -> Vec<Bytes> {
         let mut keyed: Vec<(Bytes, Bytes)> = records
             .iter()

@@ -131,7 +131,20 @@ pub(super) fn make(
         image_bytes: summary.totals.blob_bytes,
         missing_blobs: sums.missing,
         warnings,
-        not_included: not_included(options.product, options.with_images, with_identity),
+        not_included: {
+            let mut list = not_included(options.product, options.with_images, with_identity);
+            if options.identity.as_ref().is_some_and(|records| records.credentials.is_empty()) {
+                list.insert(
+                    0,
+                    item(
+                        "password hashes of the UCP's users",
+                        "run `ucp backup`, or back up with --with-identity and an administrator's password: the UCP gives \
+                         them to nobody else, not to an access token nor to this machine's own socket",
+                    ),
+                );
+            }
+            list
+        },
     }
 }
 

@@ -9,12 +9,13 @@ use dtr_catalog::{
     Loader,
     records::{ClusterRecord, Settings},
 };
+use dtr_identity::AccountRecords;
 use dtr_types::Digest;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{Accounts, Job};
 use crate::{
-    IdentityRecords, Progress, RecoveryError,
+    Progress, RecoveryError,
     lines::{Line, ManifestLine},
     pump::Lines,
     verify::{self, Checks, StorageReport, blobs_of},
@@ -31,7 +32,7 @@ pub(super) struct Loading<'a> {
     pub(super) cluster: Option<ClusterRecord>,
     pub(super) settings: Option<Settings>,
     /// The accounts, if they are for a service elsewhere.
-    pub(super) identity: IdentityRecords,
+    pub(super) identity: AccountRecords,
     /// Blobs that the storage has not, so far: 65 bytes for each.
     missing: HashSet<Digest>,
     storage: StorageReport,
@@ -47,7 +48,7 @@ impl<'a> Loading<'a> {
             checks,
             cluster: None,
             settings: None,
-            identity: IdentityRecords::default(),
+            identity: AccountRecords::default(),
             missing: HashSet::new(),
             storage: StorageReport::default(),
             progress: Progress { phase: "records", ..Progress::default() },

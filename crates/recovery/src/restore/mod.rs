@@ -23,14 +23,14 @@ use dtr_catalog::{
         Settings,
     },
 };
-use dtr_identity::{Identity, IdentityError};
+use dtr_identity::{AccountRecords, Identity, IdentityError, ImportAnswer};
 use dtr_types::ClusterId;
 
 pub use owners::{OwnerMap, OwnerMapError, OwnerReport};
 pub use report::RestoreReport;
 
 use crate::{
-    IdentityRecords, ProgressFn, RecoveryError, Refusal,
+    ProgressFn, RecoveryError, Refusal,
     pump::{Piece, Pump},
     verify::{Checks, check_signer},
 };
@@ -40,7 +40,7 @@ use crate::{
 pub trait IdentityTarget: Send + Sync {
     /// Makes what is not there yet: accounts with their ids where the service allows that, organizations, teams,
     /// memberships. What is there already, by id or by name, stays as it is. May be called again.
-    async fn load(&self, records: &IdentityRecords) -> Result<(), IdentityError>;
+    async fn load(&self, records: AccountRecords) -> Result<ImportAnswer, IdentityError>;
 }
 
 /// Where to.
@@ -260,20 +260,21 @@ impl<'a> Job<'a> {
         }
         // Everything was read, every hash fits, and so does the signature. From here on it is about what is here.
         loading.finish().await?;
-        let mut report = report::begin(self, loading);
-        if self.accounts == Accounts::Service
-            && !self.options.dry_run
-            && let Some(service) = &self.target.identity_target
-        {
-            service.load(&loading.identity).await?;
-        }
-        let owners = owners::resolve(self, &mut loading.checks.references).await?;
-        report.owners = owners.report.clone();
         let count = loading.missing_count();
         let blobs = loading.checks.references.blob_count;
         if count > 0 && count == blobs && !self.options.accept_empty_storage {
             return Err(Refusal::StorageEmpty { count }.into());
         }
+        let mut report = report::begin(self, loading);
+        if self.accounts == Accounts::Service
+            && !self.options.dry_run
+            && let Some(service) = &self.target.identity_target
+        {
+            let records = std::mem::take(&mut loading.identity);
+            report.accounts = Some(service.load(records).await?);
+        }
+        let owners = owners::resolve(self, &mut loading.checks.references).await?;
+        report.owners = owners.report.clone();
         if self.options.dry_run {
             report.blobs_missing = loading.missing_by_repository();
             report.blobs_missing_count = count;

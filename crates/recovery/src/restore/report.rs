@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use dtr_archive::IdentityKind;
+use dtr_identity::ImportAnswer;
 use dtr_types::{ClusterId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,9 @@ pub struct RestoreReport {
     pub total_records: u64,
     /// Whether the archive's accounts came back.
     pub accounts_loaded: bool,
+    /// What became of them in the identity service, if that is elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<ImportAnswer>,
     /// How owners were found.
     pub owners: OwnerReport,
     /// Blobs that the records mention.
@@ -106,6 +110,7 @@ pub(super) fn begin(job: &Job<'_>, loading: &Loading<'_>) -> RestoreReport {
         total_records: records.values().sum(),
         records,
         accounts_loaded: job.accounts != Accounts::Nowhere && header.scope.identity,
+        accounts: None,
         owners: OwnerReport::default(),
         blobs: loading.checks.references.blob_count,
         blobs_restored: 0,
@@ -134,6 +139,13 @@ impl fmt::Display for RestoreReport {
         }
         for (path, count) in self.records.iter().filter(|(_, count)| **count > 0) {
             writeln!(f, "  {count:>9}  {path}")?;
+        }
+        if let Some(ImportAnswer { created, existing, skipped, .. }) = &self.accounts {
+            writeln!(
+                f,
+                "  accounts, teams and memberships in the UCP: {created} made, {existing} were there and stayed as they were, \
+                 {skipped} of what is not there left out"
+            )?;
         }
         write!(f, "{}", self.owners)?;
         let there = self.blobs.saturating_sub(self.blobs_missing_count);

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use dtr_catalog::records::{Account, ClusterRecord, IdentitySource, Team};
-use dtr_identity::{Identity, IdentityError, Principal};
-use dtr_recovery::{
-    BackupOptions, Exit, IdentityRecords, IdentityTarget, RecoveryError, Refusal, RestoreOptions,
-};
+use dtr_identity::{AccountRecords, Identity, IdentityError, ImportAnswer, Principal};
+use dtr_recovery::{BackupOptions, Exit, IdentityTarget, RecoveryError, Refusal, RestoreOptions};
 use dtr_store::At;
 use dtr_types::{AccountId, AccountName, ClusterId, Secret, TeamId, TeamName};
 use service::Service;
@@ -71,10 +69,11 @@ mod service {
 
     #[async_trait::async_trait]
     impl IdentityTarget for Service {
-        async fn load(&self, records: &IdentityRecords) -> Result<(), IdentityError> {
+        async fn load(&self, records: AccountRecords) -> Result<ImportAnswer, IdentityError> {
+            let created = records.len() as u64;
             self.accounts.lock().unwrap().extend(records.accounts.iter().cloned());
             self.teams.lock().unwrap().extend(records.teams.iter().cloned());
-            Ok(())
+            Ok(ImportAnswer { created, ..ImportAnswer::default() })
         }
     }
 }
@@ -202,10 +201,10 @@ async fn unknown_owners_are_listed_mapped_or_accepted() {
 #[tokio::test]
 async fn the_archives_own_accounts_are_loaded_first() {
     let (world, _) = at_a_ucp(70).await;
-    let identity = IdentityRecords {
+    let identity = AccountRecords {
         accounts: vec![world.corp.clone(), world.alice.clone()],
         teams: vec![world.team.clone()],
-        ..IdentityRecords::default()
+        ..AccountRecords::default()
     };
     let options = BackupOptions { identity: Some(identity), ..BackupOptions::new(VERSION) };
     let (archive, report) = world.backup(options).await;
