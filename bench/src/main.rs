@@ -77,8 +77,13 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
+    // As the product does it.
+    dtr_service::settle_allocator();
+    tokio::runtime::Runtime::new()?.block_on(run())
+}
+
+async fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Run { quick, dir, only } => compare::run(quick, dir, only).await,
         Command::Serve { dir, listen } => ours::serve(&dir, listen).await,

@@ -13,9 +13,11 @@ pub mod local;
 pub mod systemd;
 
 mod detached;
+mod memory;
 mod pid_file;
 
 pub use detached::{Detached, begin_session, spawn_detached, tail};
+pub use memory::settle_allocator;
 pub use pid_file::{PidFile, running, stop};
 
 use std::{io, path::PathBuf, time::Duration};

@@ -8,5 +8,6 @@ use clap::Parser as _;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    dtr_service::settle_allocator();
     ucp::run(ucp::cli::Cli::parse())
 }
