@@ -70,29 +70,59 @@ impl AccountRecords {
         None
     }
 
-    /// In batches of at most `records` records that can be imported one after the other: what is referred to comes
-    /// first, and a password with its account.
+    /// In batches of at most `records` records, and of a size that a request may have, that can be imported one after
+    /// the other: what is referred to comes first, and a password with its account.
     pub fn batches(self, records: usize) -> Vec<Self> {
-        let mut batches = Vec::new();
         let mut passwords: BTreeMap<_, _> =
             self.credentials.into_iter().map(|c| (c.account.clone(), c)).collect();
-        for chunk in self.accounts.chunks(records.max(2) / 2) {
-            let credentials =
-                chunk.iter().filter_map(|account| passwords.remove(&account.id)).collect();
-            let accounts = chunk.to_vec();
+        let accounts: Vec<_> = self
+            .accounts
+            .into_iter()
+            .map(|account| {
+                let password = passwords.remove(&account.id);
+                (account, password)
+            })
+            .collect();
+        let mut batches = Vec::new();
+        for part in parts(accounts, records / 2) {
+            let (accounts, credentials): (Vec<_>, Vec<_>) = part.into_iter().unzip();
+            let credentials = credentials.into_iter().flatten().collect();
             batches.push(Self { accounts, credentials, ..Self::default() });
         }
-        for chunk in self.teams.chunks(records.max(1)) {
-            batches.push(Self { teams: chunk.to_vec(), ..Self::default() });
+        for teams in parts(self.teams, records) {
+            batches.push(Self { teams, ..Self::default() });
         }
-        for chunk in self.memberships.chunks(records.max(1)) {
-            batches.push(Self { memberships: chunk.to_vec(), ..Self::default() });
+        for memberships in parts(self.memberships, records) {
+            batches.push(Self { memberships, ..Self::default() });
         }
-        for chunk in self.team_members.chunks(records.max(1)) {
-            batches.push(Self { team_members: chunk.to_vec(), ..Self::default() });
+        for team_members in parts(self.team_members, records) {
+            batches.push(Self { team_members, ..Self::default() });
         }
         batches
     }
+}
+
+/// Bytes of JSON in a batch, well below the 512 KiB of a request: a description can have six bytes for each character.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Parts of at most so many items, at least one, and of a size that a request may have.
+fn parts<T: Serialize>(items: Vec<T>, most: usize) -> Vec<Vec<T>> {
+    let mut parts: Vec<Vec<T>> = Vec::new();
+    let mut bytes = 0;
+    for item in items {
+        let size = serde_json::to_vec(&item).map_or(BATCH_BYTES, |json| json.len() + 1);
+        match parts.last_mut() {
+            Some(part) if part.len() < most && bytes + size <= BATCH_BYTES => {
+                part.push(item);
+                bytes += size;
+            }
+            _ => {
+                parts.push(vec![item]);
+                bytes = size;
+            }
+        }
+    }
+    parts
 }
 
 /// What became of a batch.

@@ -3,17 +3,24 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use dtr_identity::{AccountRecords, ExportCursor};
+use dtr_identity::{AccountRecords, ExportCursor, ImportAnswer};
 use futures_util::stream;
 use http::{HeaderValue, header};
 
 use super::Answer;
 use crate::context::{Context, ok};
 
+/// `?dryRun=true` only says what would become of the accounts.
 pub(super) async fn import(context: Context) -> Answer {
     let batch: AccountRecords = context.form()?;
+    if context.query("dryRun") == Some("true") {
+        return ok(&context.identity().check_import(&batch).await?);
+    }
     let actor = context.caller.actor();
-    ok(&context.identity().import(&actor, batch).await?)
+    let answer = context.identity().import(&actor, batch).await?;
+    let ImportAnswer { created, existing, skipped, .. } = &answer;
+    tracing::info!(by = actor.name, created, existing, skipped, "accounts were put in");
+    ok(&answer)
 }
 
 pub(super) async fn export(context: &Context) -> Answer {

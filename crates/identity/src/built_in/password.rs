@@ -20,6 +20,42 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How many logins may wait for their turn.
 const WAITING_MAX: usize = 64;
 
+/// Most memory that checking a password may take, in KiB: a hash that was made elsewhere says itself what it costs. Four
+/// times RFC 9106's second recommendation, and thirteen times what is used here; two run at once.
+const MEMORY_KIB_MAX: u32 = 256 * 1024;
+/// Most that it may work, in passes over a KiB: about a second of a core, where a login waits ten for its turn.
+const WORK_MAX: u64 = 1024 * 1024;
+/// Most lanes.
+const LANES_MAX: u32 = 16;
+/// Shortest hash, in bytes: a shorter one would fit other passwords too.
+const HASH_BYTES_MIN: usize = 16;
+/// Shortest salt, in bytes.
+const SALT_BYTES_MIN: usize = 8;
+
+/// Whether a hash that was made elsewhere is one that passwords can be checked against here, at a bearable cost. The
+/// reason never quotes it.
+pub(super) fn check_hash(hash: &Secret) -> Result<(), &'static str> {
+    let parsed =
+        PasswordHash::new(hash.expose()).map_err(|_| "it is not an Argon2id hash in PHC form")?;
+    if parsed.algorithm.as_str() != "argon2id" || parsed.version != Some(Version::V0x13.into()) {
+        return Err("it is not Argon2id of version 19");
+    }
+    let params = Params::try_from(&parsed).map_err(|_| "its parameters are not those of Argon2")?;
+    let work = u64::from(params.m_cost()) * u64::from(params.t_cost());
+    if params.m_cost() > MEMORY_KIB_MAX || work > WORK_MAX || params.p_cost() > LANES_MAX {
+        return Err("checking a password against it would cost too much memory or time");
+    }
+    if !params.keyid().is_empty() || !params.data().is_empty() {
+        return Err("it was made with a key, which is not known here");
+    }
+    if parsed.hash.is_none_or(|hash| hash.len() < HASH_BYTES_MIN)
+        || parsed.salt.is_none_or(|salt| salt.len() < SALT_BYTES_MIN)
+    {
+        return Err("its salt or the hash itself is missing or too short");
+    }
+    Ok(())
+}
+
 /// What one hash costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {

@@ -12,8 +12,8 @@ use crate::{
     wire::{LoginAnswer, LoginForm, ServiceList},
 };
 
-/// Records in one request of an import: some hundred bytes each, and at most a description or a full name of a KiB.
-const BATCH_RECORDS: usize = 200;
+/// Records in one request of an import: the more, the more of them share the store's syncs.
+const BATCH_RECORDS: usize = 1_000;
 /// How long one may take.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -126,7 +126,8 @@ impl UcpClient {
     /// Puts accounts in. What is there already stays as it is; may be repeated.
     ///
     /// # Errors
-    /// Any [`UcpError`]; a part may have been put in by then.
+    /// Any [`UcpError`]: 400 and 409 with the reason for what cannot be put in, 403 for whoever is no administrator. A
+    /// part may have been put in by then.
     pub async fn import_accounts(
         &self,
         token: &Secret,
@@ -135,10 +136,37 @@ impl UcpClient {
         let mut answer = ImportAnswer::default();
         for mut batch in records.batches(BATCH_RECORDS) {
             transfer::rename(&mut batch, &answer.ids);
-            let call = Call::post("/enzi/v0/admin/importAccounts", &batch).timeout(BATCH_TIMEOUT);
-            answer.add(self.http.json(call.bearer(token)).await?);
+            answer.add(self.import(token, "/enzi/v0/admin/importAccounts", &batch).await?);
         }
         Ok(answer)
+    }
+
+    /// What [`UcpClient::import_accounts`] would say of the accounts themselves. Nothing is put in.
+    ///
+    /// # Errors
+    /// As [`UcpClient::import_accounts`].
+    pub async fn check_accounts(
+        &self,
+        token: &Secret,
+        records: &AccountRecords,
+    ) -> Result<ImportAnswer, UcpError> {
+        let (accounts, credentials) = (records.accounts.clone(), records.credentials.clone());
+        let accounts = AccountRecords { accounts, credentials, ..AccountRecords::default() };
+        let mut answer = ImportAnswer::default();
+        for batch in accounts.batches(BATCH_RECORDS) {
+            let path = "/enzi/v0/admin/importAccounts?dryRun=true";
+            answer.add(self.import(token, path, &batch).await?);
+        }
+        Ok(answer)
+    }
+
+    async fn import(
+        &self,
+        token: &Secret,
+        path: &str,
+        batch: &AccountRecords,
+    ) -> Result<ImportAnswer, UcpError> {
+        self.http.json(Call::post(path, batch).timeout(BATCH_TIMEOUT).bearer(token)).await
     }
 
     /// Forgets a service. No error when it is not there.

@@ -16,6 +16,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const PASSWORD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a stream may take as a whole.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Largest export of accounts, in bytes: about a million of them.
+const EXPORT_MAX: usize = 512 << 20;
 /// Largest answer, in bytes.
 const ANSWER_MAX: usize = 8 << 20;
 
@@ -149,7 +151,12 @@ impl Http {
         let response = self.send(call, STREAM_TIMEOUT).await?;
         let mut response = self.check(response).await?;
         let (mut records, mut rest, mut ended) = (AccountRecords::default(), Vec::new(), None);
+        let mut bytes = 0;
         while let Some(chunk) = response.chunk().await.map_err(|error| self.away(error))? {
+            bytes += chunk.len();
+            if bytes > EXPORT_MAX {
+                return Err(self.answer(format!("its export is longer than {EXPORT_MAX} bytes")));
+            }
             rest.extend_from_slice(&chunk);
             let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             for line in rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

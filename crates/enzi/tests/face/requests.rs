@@ -1,17 +1,15 @@
 //! The face as clients use it: accounts, teams, passwords, sessions, services; and what comes in from those who mean harm.
 
-mod world;
-
 use std::{
     io::Write,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use crate::world::{Caller, PASSWORD, World, basic};
 use dtr_identity::service_token;
 use dtr_types::{Clock as _, SeededRandom};
 use http::{Method, StatusCode};
-use world::{Caller, PASSWORD, World, basic};
 
 #[tokio::test]
 async fn accounts_from_the_first_to_the_last_request() {

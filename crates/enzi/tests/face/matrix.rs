@@ -1,10 +1,8 @@
 //! Every endpoint against every kind of caller. The expectation is written out here by hand; a route without a row fails.
 
-mod world;
-
+use crate::world::{Caller, World};
 use dtr_enzi::{Operation, ROUTES, Route};
 use http::StatusCode;
-use world::{Caller, World};
 
 /// Who is let through, in letters: `-` anonymous, `u` any user, `i` the user that the path names (also a plain member of
 /// the organization), `t` who manages the team, `o` the organization's owner, `a` admin, `s` a privileged service, `p` the

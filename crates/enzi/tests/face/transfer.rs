@@ -1,9 +1,8 @@
 //! Accounts move from one UCP to another, passwords and all, and what is there already stays.
 
-mod world;
-
 use std::sync::Arc;
 
+use crate::world::{Caller, PASSWORD, World};
 use dtr_catalog::{
     Catalog,
     records::{Account, Credential, Membership, Team, TeamMembership},
@@ -16,7 +15,6 @@ use dtr_identity::{
 use dtr_store_embedded::EmbeddedStore;
 use dtr_types::{AccountId, Secret, SeededRandom};
 use http::{Method, StatusCode};
-use world::{Caller, PASSWORD, World};
 
 const EXPORT: &str = "/enzi/v0/admin/exportAccounts";
 const IMPORT: &str = "/enzi/v0/admin/importAccounts";
@@ -35,7 +33,7 @@ async fn fresh() -> World {
     world
 }
 
-async fn export(from: &World) -> AccountRecords {
+pub async fn export(from: &World) -> AccountRecords {
     let answer = from.send(Caller::Admin, Method::GET, EXPORT, "").await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     assert_eq!(answer.headers["cache-control"], "no-store");

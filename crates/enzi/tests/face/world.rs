@@ -1,5 +1,4 @@
 //! A small organization with every kind of caller, behind the face.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part of it")]
 
 use std::sync::Arc;
 

@@ -1,21 +1,23 @@
 //! A registry asks a real UCP over HTTPS, and goes on when that is away.
 
-mod world;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use crate::{
+    transfer::export,
+    world::{PASSWORD, World, basic},
+};
 use axum::{Json, routing::get};
+use dtr_catalog::records::{Account, Credential, TeamMembership};
 use dtr_identity::{
     AccountFilter, AccountQuery, Actor, Identity, IdentityError, Remote, RemoteOptions,
     ServiceForm, UcpClient, UcpError,
 };
 use dtr_transport::{Metrics, Server, pki, tls};
-use dtr_types::{Clock as _, Secret, SystemRandom};
+use dtr_types::{AccountId, Clock as _, Secret, SystemRandom, TeamId};
 use tokio_util::sync::CancellationToken;
-use world::{PASSWORD, World};
 
 struct Ucp {
     world: World,
@@ -267,4 +269,100 @@ async fn the_commands_log_in_register_and_find_replicas() {
     assert!(error.to_string().contains("certificate"), "{error}");
     let blind = UcpClient::new(&ucp.url, tls::client_config(None, true).expect("TLS"));
     blind.expect("set up").ping().await.expect("anything is accepted");
+}
+
+fn bearer(token: &Secret) -> Secret {
+    Secret::new(format!("Bearer {}", token.expose()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn password_hashes_go_to_administrators_and_to_nobody_else() {
+    let ucp = Ucp::start().await;
+    let (client, remote) = (UcpClient::new(&ucp.url, ucp.tls()).expect("set up"), ucp.remote());
+    let here = export(&ucp.world).await;
+    let admin = client.login("admin", &password()).await.expect("fits");
+    let ann = client.login("ann", &password()).await.expect("fits");
+    for proof in [bearer(&admin.session_token), Secret::new(basic("admin", PASSWORD))] {
+        let export = remote.export(&proof).await.expect("asked");
+        assert_eq!(export.expect("handed out"), here);
+    }
+    let service = Secret::new(ucp.world.service_bearer(&ucp.world.privileged));
+    for proof in [bearer(&ann.session_token), service, Secret::new("Bearer x")] {
+        assert_eq!(remote.export(&proof).await.expect("asked"), None);
+    }
+    let two_lines = Secret::new("Bearer a\r\nX-Admin: yes");
+    remote.export(&two_lines).await.expect_err("no header");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_accounts_are_loaded_in_batches() {
+    const USERS: usize = 3_000;
+    let from = Ucp::start().await;
+    let to = Ucp::start().await;
+    // The same world, with other ids for all but the names.
+    let mut all = export(&from.world).await;
+    let random = SystemRandom;
+    let acme = AccountId::random(&random);
+    let old = std::mem::replace(
+        &mut all.accounts.iter_mut().find(|account| account.is_org).expect("there").id,
+        acme.clone(),
+    );
+    for membership in &mut all.memberships {
+        assert_eq!(std::mem::replace(&mut membership.organization, acme.clone()), old);
+    }
+    for membership in &mut all.team_members {
+        membership.organization = acme.clone();
+    }
+    all.teams[0].organization = acme.clone();
+    all.teams[0].id = TeamId::random(&random);
+    for membership in &mut all.team_members {
+        membership.team = all.teams[0].id.clone();
+    }
+    let ann = all.accounts.iter().find(|a| a.name.as_str() == "ann").expect("there").clone();
+    let hash = all.credentials.iter().find(|found| found.account == ann.id).expect("there").clone();
+    let (team, first) = (all.teams[0].id.clone(), all.team_members[0].clone());
+    for n in 0..USERS {
+        let id = AccountId::random(&random);
+        let name = format!("user-{n}").parse().expect("a name");
+        all.accounts.push(Account { id: id.clone(), name, ..ann.clone() });
+        all.credentials.push(Credential { account: id.clone(), ..hash.clone() });
+        all.team_members.push(TeamMembership { member: id, team: team.clone(), ..first.clone() });
+    }
+    let client = UcpClient::new(&to.url, to.tls()).expect("set up");
+    let admin = client.login("admin", &password()).await.expect("fits");
+    let token = &admin.session_token;
+    let would = client.check_accounts(token, &all).await.expect("looked at");
+    assert_eq!((would.created, would.existing), (USERS as u64, 6));
+    let began = Instant::now();
+    let answer = client.import_accounts(token, all.clone()).await.expect("loaded");
+    println!("{USERS} users with passwords, each in a team: {:?}", began.elapsed());
+    assert_eq!(answer.created, 2 * USERS as u64, "{answer:?}");
+    let world = &to.world;
+    assert_eq!(answer.ids[acme.as_str()], world.org.as_str());
+    assert_eq!(answer.ids[team.as_str()], world.team.as_str());
+    let last = format!("user-{}", USERS - 1);
+    let last = world.identity.authenticate(&last, &password()).await.expect("fits");
+    assert_eq!(last.teams, [(world.team.clone(), world.org.clone())]);
+    let again = client.import_accounts(token, all.clone()).await.expect("loaded");
+    assert_eq!((again.created, again.existing), (0, answer.created + answer.existing));
+    // Not by a user, nor by a registered registry.
+    let ann = client.login("ann", &password()).await.expect("fits");
+    let refused =
+        client.import_accounts(&ann.session_token, all.clone()).await.expect_err("no admin");
+    assert_eq!(refused.status(), Some(403));
+    let service = world.service_bearer(&world.privileged);
+    let service = Secret::new(service.strip_prefix("Bearer ").expect("a token"));
+    let refused = client.import_accounts(&service, all.clone()).await.expect_err("no admin");
+    assert_eq!(refused.status(), Some(403));
+    // A hash that is none is refused by the name of whose it is, and not repeated.
+    all.credentials[0].password_hash = Secret::new("let-me-in");
+    let refused = client.import_accounts(token, all.clone()).await.expect_err("no hash");
+    let text = refused.to_string();
+    assert!(
+        refused.status() == Some(400)
+            && text.contains("Argon2id")
+            && text.contains(all.credentials[0].account.as_str()),
+        "{text}"
+    );
+    assert!(!text.contains("let-me-in"), "{text}");
 }

@@ -1,0 +1,8 @@
+//! The face from outside: requests one by one, every route against every caller, accounts that move, and a registry that
+//! asks over HTTPS.
+
+mod matrix;
+mod remote;
+mod requests;
+mod transfer;
+mod world;
