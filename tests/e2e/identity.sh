@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A UCP of its own: a registry registered with it, the UCP away and back, its backup and restore, encrypted too, and a
 # registry that finds its accounts again after both were lost.
-# timeout: 300
+# timeout: 420
 # shellcheck source=../lib/common.sh
 . "$(dirname "$0")/../lib/common.sh"
 . "$ROOT/tests/lib/images.sh"
@@ -25,6 +25,7 @@ stop_all() {
     "$dtr" destroy --data-dir "$WORK/dtr" --yes
     "$ucp" stop --data-dir "$WORK/ucp"
     "$ucp" stop --data-dir "$WORK/ucp-again"
+    "$dtr" destroy --data-dir "$WORK/own" --yes
     "$ucp" stop --data-dir "$WORK/ucp-new"
 }
 on_exit stop_all
@@ -144,7 +145,9 @@ without_any() { from=$WORK/dtr.tar restore --with-identity; }
 refused "an archive without accounts is told" "identity|accounts" without_any
 unknown() { from=$WORK/with-identity.tar restore; }
 refused "without them, owners are unknown" "engineering" unknown
-ok "a dry run with them" with_identity --dry-run
+dry() { with_identity --dry-run >"$WORK/dry"; }
+ok "a dry run with them" dry
+ok "says how many would be made" grep -E "accounts: 2 would be made in the UCP, 1 are there" "$WORK/dry"
 same "loads nobody" admin "$(enzi "admin:$password" "accounts?limit=100" | jq -r '.accounts[].name')"
 ok "dtr restore --with-identity" with_identity
 same "everybody is there" "admin alice engineering" "$(enzi "admin:$password" "accounts?limit=100" | jq -r '[.accounts[].name] | sort | join(" ")')"
@@ -164,4 +167,53 @@ curl -sSk --max-time 60 -u "admin:$access_token" -X POST "$url/api/v0/backups?wi
 same "one by access token has none" 0 "$(hashes "$WORK/no-hashes.tar")"
 not_in_it=$(curl -sSk -u "admin:$password" "$url/api/v0/backups/$(tr -d '\r' <"$WORK/headers" | sed -n 's/^x-dtr-backup-id: //Ip')/report" | jq -r '.notIncluded[].what')
 if echo "$not_in_it" | grep -q "password hashes"; then pass "and says so"; else fail "it says: $not_in_it"; fi
+inspect() { "$dtr" backup inspect "$1" | grep -E "^accounts +$2\$"; }
+ok "inspect tells the one" inspect "$WORK/hashes.tar" yes
+ok "from the other" inspect "$WORK/no-hashes.tar" "yes, without password hashes"
+by_socket() { "$dtr" backup --data-dir "$WORK/dtr" --with-identity --output "$WORK/by-socket.tar" >"$WORK/by-socket" 2>&1; }
+ok "a local backup" by_socket
+ok "says that it has no hashes" grep "password hashes of the UCP's users" "$WORK/by-socket"
+no_hashes() { inspect "$WORK/by-socket.tar" "yes, without password hashes"; }
+ok "and has none" no_hashes
+
+# A second time nothing changes.
+all() { enzi "admin:$password" admin/exportAccounts | jq -S .; }
+loaded=$(all)
+# shellcheck disable=SC2086
+ok "destroy once more" "$dtr" destroy --data-dir "$WORK/dtr" --yes $admin
+ok "the same restore again" with_identity
+same "finds everybody, and changes nothing" "$loaded" "$(all)"
+
+# What may not be put in.
+refuses() { # NAME STATUS BODY
+    same "$1" "$2" "$(enzi "admin:$password" admin/importAccounts -H 'Content-Type: application/json' -d "$3" -o "$WORK/refusal" -w '%{http_code}')"
+}
+uuid=00000000-0000-4000-8000-000000000001
+mallory='{"id":"'$uuid'","name":"mallory","isOrg":false,"isAdmin":true,"isActive":true,"createdAt":"2026-01-01T00:00:00Z"}'
+hash() { printf '{"accounts":[%s],"credentials":[{"account":"%s","passwordHash":"%s","changedAt":"2026-01-01T00:00:00Z"}]}' "$mallory" $uuid "$1"; }
+refuses "no hash is put in" 400 "$(hash let-me-in)"
+# shellcheck disable=SC2016
+refuses "nor one that takes 4 GiB to check" 400 "$(hash '$argon2id$v=19$m=4194304,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA')"
+refuses "nor an organization as administrator" 409 '{"accounts":['"${mallory/\"isOrg\":false/\"isOrg\":true}"']}'
+alices_org=${mallory/\"name\":\"mallory\"/\"name\":\"engineering\"}
+refuses "nor a user in the place of an organization" 409 '{"accounts":['"$alices_org"']}'
+same "nothing of it is made" "$loaded" "$(all)"
+
+# The accounts of a registry that kept its own move to the UCP.
+own_port=$(free_port)
+own_place="--replica-https-port $own_port --replica-http-port 0 --listen-address 127.0.0.1 --dtr-external-url https://127.0.0.1:$own_port"
+# shellcheck disable=SC2086
+ok "a registry with accounts of its own" "$dtr" install --data-dir "$WORK/own" --admin-username owner --admin-password owners-password $own_place
+own() { "$dtr" "$@" --data-dir "$WORK/own"; }
+dave() { DTR_USER_PASSWORD=daves-password own user create dave; }
+ok "with a user" dave
+ok "and a repository" own repo create dave/app
+ok "its backup" own backup --output "$WORK/own.tar"
+ok "it is destroyed" "$dtr" destroy --data-dir "$WORK/own" --yes
+# shellcheck disable=SC2086
+moved() { "$dtr" restore --data-dir "$WORK/own" $admin $own_place --with-identity <"$WORK/own.tar"; }
+ok "its restore, with the accounts into the UCP" moved
+same "the user logs in there" 200 "$(enzi dave:daves-password accounts/dave -o /dev/null -w '%{http_code}')"
+dave_pushes() { skopeo copy --quiet --dest-tls-verify=false --dest-creds dave:daves-password "oci:$layout:1.0" "docker://127.0.0.1:$own_port/dave/app:1.0"; }
+ok "and pushes to what is its own" dave_pushes
 finish

@@ -57,6 +57,11 @@ impl AccountRecords {
         self.len() == 0
     }
 
+    /// Whether there are users, and not a password among them: they were taken from where none are handed out.
+    pub fn has_no_passwords(&self) -> bool {
+        self.credentials.is_empty() && self.accounts.iter().any(|account| !account.is_org)
+    }
+
     /// Adds the record of a line; `Some` with the count when it was the last line.
     pub fn add(&mut self, line: ExportLine) -> Option<u64> {
         match line {

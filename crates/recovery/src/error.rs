@@ -73,6 +73,15 @@ pub enum Refusal {
         "the accounts of the archive were to be loaded, but it has none: it was made without --with-identity"
     )]
     NoIdentity,
+    /// The identity service does not take the archive's accounts.
+    #[error(
+        "the archive's accounts cannot be loaded: {reason}. Without --with-identity owners are found among the accounts \
+         that are there, by id or by name"
+    )]
+    Accounts {
+        /// Who refused what.
+        reason: String,
+    },
 }
 
 fn shown(names: &[String]) -> String {

@@ -109,6 +109,14 @@ pub async fn inspect<R: Read + Send + 'static>(
     })
 }
 
+impl Inspection {
+    /// Users without a single password come from a UCP that did not hand them out.
+    fn without_passwords(&self) -> &'static str {
+        let passwords = self.records.get("identity/credentials").copied().unwrap_or_default();
+        if passwords == 0 && !self.users.is_empty() { ", without password hashes" } else { "" }
+    }
+}
+
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = &self.header;
@@ -123,7 +131,7 @@ impl fmt::Display for Inspection {
         writeln!(f, "revision      {} at {}", header.revision, header.created)?;
         writeln!(f, "encrypted     {}", yes(self.encrypted))?;
         writeln!(f, "images        {} ({} bytes)", yes(scope.images), self.image_bytes)?;
-        writeln!(f, "accounts      {}", yes(scope.identity))?;
+        writeln!(f, "accounts      {}{}", yes(scope.identity), self.without_passwords())?;
         if let Some(url) = &header.identity.url {
             writeln!(f, "UCP           {url}")?;
         }

@@ -17,7 +17,7 @@ use dtr_identity::{
     UcpError,
 };
 use dtr_recovery::{
-    IdentityTarget, OwnerMap, ProgressFn, RecoveryError, RestoreOptions, RestoreReport,
+    IdentityTarget, OwnerMap, ProgressFn, RecoveryError, Refusal, RestoreOptions, RestoreReport,
     RestoreTarget,
 };
 use dtr_types::{Clock as _, Random as _, ReplicaId, Secret, SystemClock, SystemRandom};
@@ -109,13 +109,31 @@ struct Accounts {
     token: Secret,
 }
 
+/// A UCP that answers and refuses is told apart from one that does not answer: only the second is worth another try.
+fn not_loaded(error: UcpError) -> RecoveryError {
+    let reason = match error.status() {
+        Some(404 | 405 | 501) => format!(
+            "{error}. It is of a version that cannot take accounts: update it, or restore it from its own backup (\"ucp \
+             restore\")"
+        ),
+        Some(400 | 403 | 409 | 413) => error.to_string(),
+        _ => {
+            let reason =
+                format!("the archive's accounts were not loaded, or not all of them: {error}");
+            return IdentityError::Unavailable { reason }.into();
+        }
+    };
+    Refusal::Accounts { reason }.into()
+}
+
 #[async_trait::async_trait]
 impl IdentityTarget for Accounts {
-    async fn load(&self, records: AccountRecords) -> Result<ImportAnswer, IdentityError> {
-        let loaded = self.client.import_accounts(&self.token, records).await;
-        loaded.map_err(|error| IdentityError::Unavailable {
-            reason: format!("the archive's accounts were not loaded, or not all of them: {error}"),
-        })
+    async fn check(&self, records: &AccountRecords) -> Result<ImportAnswer, RecoveryError> {
+        self.client.check_accounts(&self.token, records).await.map_err(not_loaded)
+    }
+
+    async fn load(&self, records: AccountRecords) -> Result<ImportAnswer, RecoveryError> {
+        self.client.import_accounts(&self.token, records).await.map_err(not_loaded)
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use dtr_archive::{Product, Summary};
 use dtr_catalog::records::IdentitySource;
+use dtr_identity::AccountRecords;
 use dtr_types::{ClusterId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,9 @@ pub struct BackupReport {
     pub with_images: bool,
     /// Whether accounts are inside.
     pub with_identity: bool,
+    /// Whether password hashes are inside; those of a UCP's users are only if it handed them out.
+    #[serde(default)]
+    pub with_passwords: bool,
     /// Whether it was written to an encrypted stream.
     pub encrypted: bool,
     /// Private keys inside.
@@ -88,6 +92,7 @@ pub(super) fn make(
     let options = &job.options;
     let ucp = matches!(job.cluster.identity, IdentitySource::Ucp { .. });
     let with_identity = !ucp || options.identity.is_some();
+    let no_passwords = options.identity.as_ref().is_some_and(AccountRecords::has_no_passwords);
     let mut warnings = Vec::new();
     if !options.encrypted && sums.private_keys > 0 {
         warnings.push(format!(
@@ -123,6 +128,7 @@ pub(super) fn make(
         key_id: summary.key_id.clone(),
         with_images: options.with_images,
         with_identity,
+        with_passwords: with_identity && !no_passwords,
         encrypted: options.encrypted,
         private_keys: sums.private_keys,
         blobs: sums.blobs,
@@ -133,7 +139,7 @@ pub(super) fn make(
         warnings,
         not_included: {
             let mut list = not_included(options.product, options.with_images, with_identity);
-            if options.identity.as_ref().is_some_and(|records| records.credentials.is_empty()) {
+            if no_passwords {
                 list.insert(
                     0,
                     item(

@@ -23,7 +23,7 @@ use dtr_catalog::{
         Settings,
     },
 };
-use dtr_identity::{AccountRecords, Identity, IdentityError, ImportAnswer};
+use dtr_identity::{AccountRecords, Identity, ImportAnswer};
 use dtr_types::ClusterId;
 
 pub use owners::{OwnerMap, OwnerMapError, OwnerReport};
@@ -38,9 +38,18 @@ use crate::{
 /// Takes the accounts of an archive over into an identity service that is elsewhere: a UCP.
 #[async_trait::async_trait]
 pub trait IdentityTarget: Send + Sync {
+    /// What would become of the accounts if they were loaded; nothing is.
+    ///
+    /// # Errors
+    /// [`Refusal::Accounts`] for what the service does not take; [`RecoveryError::Identity`] when it does not answer.
+    async fn check(&self, records: &AccountRecords) -> Result<ImportAnswer, RecoveryError>;
+
     /// Makes what is not there yet: accounts with their ids where the service allows that, organizations, teams,
     /// memberships. What is there already, by id or by name, stays as it is. May be called again.
-    async fn load(&self, records: AccountRecords) -> Result<ImportAnswer, IdentityError>;
+    ///
+    /// # Errors
+    /// As [`IdentityTarget::check`]; a part may have been made by then.
+    async fn load(&self, records: AccountRecords) -> Result<ImportAnswer, RecoveryError>;
 }
 
 /// Where to.
@@ -266,12 +275,18 @@ impl<'a> Job<'a> {
             return Err(Refusal::StorageEmpty { count }.into());
         }
         let mut report = report::begin(self, loading);
+        let mut no_passwords = false;
         if self.accounts == Accounts::Service
-            && !self.options.dry_run
             && let Some(service) = &self.target.identity_target
         {
             let records = std::mem::take(&mut loading.identity);
-            report.accounts = Some(service.load(records).await?);
+            no_passwords = records.has_no_passwords();
+            // All are looked at before the first is made: what was made stays, whatever comes after.
+            let mut answer = service.check(&records).await?;
+            if !self.options.dry_run {
+                answer = service.load(records).await?;
+            }
+            report.accounts = Some(answer);
         }
         let owners = owners::resolve(self, &mut loading.checks.references).await?;
         report.owners = owners.report.clone();
@@ -287,6 +302,13 @@ impl<'a> Job<'a> {
         report.blobs_restored = staging.published();
         report.cluster = Some(self.switch(loading.cluster.take(), loading.settings.take()).await?);
         report.advise(self);
+        if no_passwords {
+            report.next.insert(
+                0,
+                "set passwords for the users who were made, as an administrator of the UCP: the archive has none"
+                    .to_owned(),
+            );
+        }
         Ok(report)
     }
 

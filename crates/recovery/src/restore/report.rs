@@ -141,11 +141,18 @@ impl fmt::Display for RestoreReport {
             writeln!(f, "  {count:>9}  {path}")?;
         }
         if let Some(ImportAnswer { created, existing, skipped, .. }) = &self.accounts {
-            writeln!(
-                f,
-                "  accounts, teams and memberships in the UCP: {created} made, {existing} were there and stayed as they were, \
+            if self.dry_run {
+                writeln!(
+                    f,
+                    "  accounts: {created} would be made in the UCP, {existing} are there and would stay as they are"
+                )?;
+            } else {
+                writeln!(
+                    f,
+                    "  accounts, teams and memberships in the UCP: {created} made, {existing} were there and stayed as they were, \
                  {skipped} of what is not there left out"
-            )?;
+                )?;
+            }
         }
         write!(f, "{}", self.owners)?;
         let there = self.blobs.saturating_sub(self.blobs_missing_count);

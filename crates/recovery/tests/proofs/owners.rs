@@ -69,7 +69,16 @@ mod service {
 
     #[async_trait::async_trait]
     impl IdentityTarget for Service {
-        async fn load(&self, records: AccountRecords) -> Result<ImportAnswer, IdentityError> {
+        async fn check(&self, records: &AccountRecords) -> Result<ImportAnswer, RecoveryError> {
+            if records.accounts.iter().any(|account| account.name.as_str() == "mallory") {
+                let reason = "\"mallory\" is refused".to_owned();
+                return Err(Refusal::Accounts { reason }.into());
+            }
+            let created = records.accounts.len() as u64;
+            Ok(ImportAnswer { created, ..ImportAnswer::default() })
+        }
+
+        async fn load(&self, records: AccountRecords) -> Result<ImportAnswer, RecoveryError> {
             let created = records.len() as u64;
             self.accounts.lock().unwrap().extend(records.accounts.iter().cloned());
             self.teams.lock().unwrap().extend(records.teams.iter().cloned());
@@ -208,8 +217,12 @@ async fn the_archives_own_accounts_are_loaded_first() {
     };
     let options = BackupOptions { identity: Some(identity), ..BackupOptions::new(VERSION) };
     let (archive, report) = world.backup(options).await;
-    assert!(report.with_identity);
+    assert!(report.with_identity && !report.with_passwords);
+    assert!(report.not_included.iter().any(|missing| missing.what.contains("password hashes")));
     assert_eq!(report.records["identity/accounts"], 2);
+    let input = std::io::Cursor::new(archive.clone());
+    let inspection = dtr_recovery::inspect(input, Default::default()).await.unwrap();
+    assert!(inspection.to_string().contains("yes, without password hashes"), "{inspection}");
 
     // Into an empty UCP.
     let service = Service::with(Vec::new(), Vec::new());
@@ -218,8 +231,15 @@ async fn the_archives_own_accounts_are_loaded_first() {
     to.identity = Some(service.clone());
     to.identity_target = Some(service.clone());
     let load = RestoreOptions { load_identity: true, ..RestoreOptions::new(VERSION) };
+    let look = RestoreOptions { dry_run: true, ..load.clone() };
+    let input = std::io::Cursor::new(archive.clone());
+    let would = dtr_recovery::restore(input, Default::default(), &to, look).await.unwrap();
+    assert!(would.to_string().contains("accounts: 2 would be made"), "{would}");
+    assert!(service.accounts.lock().unwrap().is_empty(), "a dry run loads nothing");
     let input = std::io::Cursor::new(archive.clone());
     let back = dtr_recovery::restore(input, Default::default(), &to, load.clone()).await.unwrap();
+    assert_eq!(back.accounts.as_ref().map(|loaded| loaded.created), Some(3));
+    assert!(back.next[0].contains("set passwords"), "{back}");
     assert_eq!((back.owners.by_id, service.accounts.lock().unwrap().len()), (3, 2), "{back}");
     assert!(target.catalog.lookup_account(&world.alice.name).await.unwrap().is_none());
 
@@ -238,4 +258,26 @@ async fn the_archives_own_accounts_are_loaded_first() {
     assert!(matches!(error, RecoveryError::Refused(Refusal::UnknownOwners { .. })), "{error}");
     let cluster: ClusterId = world.catalog.cluster().await.unwrap().unwrap().id;
     assert_eq!(cluster, back.from_cluster);
+}
+
+#[tokio::test]
+async fn a_service_that_refuses_one_account_gets_none() {
+    let (world, _) = at_a_ucp(74).await;
+    let mallory = Account { name: "mallory".parse().unwrap(), ..world.alice.clone() };
+    let accounts = vec![world.corp.clone(), mallory];
+    let identity = AccountRecords { accounts, ..AccountRecords::default() };
+    let options = BackupOptions { identity: Some(identity), ..BackupOptions::new(VERSION) };
+    let (archive, _) = world.backup(options).await;
+    let service = Service::with(Vec::new(), Vec::new());
+    let target = world.beside(75).await;
+    let mut to = target.target();
+    to.identity = Some(service.clone());
+    to.identity_target = Some(service.clone());
+    let load = RestoreOptions { load_identity: true, ..RestoreOptions::new(VERSION) };
+    let input = std::io::Cursor::new(archive);
+    let error = dtr_recovery::restore(input, Default::default(), &to, load).await.unwrap_err();
+    assert!(matches!(error, RecoveryError::Refused(Refusal::Accounts { .. })), "{error}");
+    assert_eq!(error.exit(), Exit::Refused);
+    assert!(service.accounts.lock().unwrap().is_empty());
+    assert!(target.catalog.cluster().await.unwrap().is_none());
 }
