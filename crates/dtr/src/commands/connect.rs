@@ -70,6 +70,18 @@ fn given(text: Option<&String>) -> Option<String> {
     text.map(|text| text.trim()).filter(|text| !text.is_empty()).map(ToOwned::to_owned)
 }
 
+/// Whether what goes to an address can be read on its way. Nobody is in between on this machine itself.
+fn sends_in_the_clear(url: &str) -> bool {
+    let Ok(url) = url::Url::parse(url) else { return false };
+    let here = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => true,
+    };
+    url.scheme() == "http" && !here
+}
+
 impl UcpArgs {
     /// How the identity service is verified.
     pub fn tls(&self) -> TlsOptions {
@@ -86,6 +98,12 @@ impl UcpArgs {
             Some(url) => url,
             None => terminal::ask("UCP URL", "--ucp-url, or UCP_URL in the environment")?,
         };
+        if sends_in_the_clear(&url) {
+            terminal::say(&format!(
+                "warning: {} is not encrypted: whoever is in between reads the password; use https://",
+                terminal::harmless(&url)
+            ));
+        }
         let username = match given(self.ucp_username.as_ref()) {
             Some(name) => name,
             None => {
@@ -314,6 +332,19 @@ mod tests {
             .collect();
         let id = dtr_types::ServiceId::random(&dtr_types::SystemRandom);
         serde_json::from_value(serde_json::json!({"id": id, "replicas": replicas})).expect("valid")
+    }
+
+    #[test]
+    fn a_password_in_the_clear_is_warned_of() {
+        for url in ["http://ucp.example.com", "HTTP://10.0.0.1:8080", "http://[2001:db8::1]/"] {
+            assert!(sends_in_the_clear(url), "{url}");
+        }
+        let fine = ["https://ucp.example.com", "ucp.example.com", "ucp.example.com:443"];
+        for url in
+            fine.into_iter().chain(["http://127.0.0.1:80", "http://localhost", "http://[::1]"])
+        {
+            assert!(!sends_in_the_clear(url), "{url}");
+        }
     }
 
     #[test]
