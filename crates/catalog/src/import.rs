@@ -27,7 +27,7 @@ const IN_FLIGHT_BYTES: usize = 2 << 20;
 /// Bytes of keys that are held back to be put in order. An archive has its records in the order of their keys; what is
 /// made again from them (tags by manifest, references by blob) is in no order, and putting that as it comes would touch a
 /// page of the store for each key, again and again.
-const LATER_BYTES: usize = 6 << 20;
+const LATER_BYTES: usize = 16 << 20;
 /// Links that are remembered because the next manifests are likely to need them again.
 const LINKS_MAX: usize = 16 * 1024;
 
