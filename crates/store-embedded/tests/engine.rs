@@ -241,8 +241,8 @@ async fn a_load_on_a_failing_disk_is_an_error_until_it_is_given_up() {
             assert!(finished.is_err(), "{after}: the failure is told");
         }
         store.abandon_load().await.expect("is given up");
-        // poll: until the engine has opened its file again.
         while put(&store, "other", "1").await.is_err() {
+            // poll: until the engine has opened its file again.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let keys = loaded(&store).await;

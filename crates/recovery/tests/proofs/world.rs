@@ -10,9 +10,7 @@ use std::{
 use bytes::Bytes;
 use dtr_archive::ReadOptions;
 use dtr_blobs::{BlobStorage, FileStorage, body};
-use dtr_catalog::{
-    Catalog, CondemnedState, LinkCheck, PutManifest, TransactionExt as _, keys, records::*,
-};
+use dtr_catalog::{Catalog, LinkCheck, PutManifest, TransactionExt as _, keys, records::*};
 use dtr_recovery::{
     BackupOptions, BackupReport, RecoveryError, RestoreOptions, RestoreReport, RestoreTarget,
     backup, ensure_archive_key, restore,
@@ -347,28 +345,8 @@ impl World {
 
     /// Collects whatever may be, without any grace.
     pub async fn collect(&self) {
-        let mut after = None;
-        loop {
-            let page = self.catalog.list_candidates(after.as_ref(), 100).await.unwrap();
-            for candidate in &page.items {
-                after = Some(candidate.value.digest);
-                if self.catalog.is_referenced(&candidate.value.digest).await.unwrap() {
-                    self.catalog.clear_candidate(candidate).await.unwrap();
-                    continue;
-                }
-                let Some(condemned) = self.catalog.condemn(candidate).await.unwrap() else {
-                    continue;
-                };
-                let decided = self.catalog.decide_condemned(&condemned).await;
-                if decided.unwrap() == CondemnedState::Remove {
-                    self.blobs.delete(&condemned.digest).await.unwrap();
-                    self.catalog.finish_condemned(&condemned).await.unwrap();
-                }
-            }
-            if !page.more {
-                return;
-            }
-        }
+        let options = dtr_jobs::CollectOptions { grace: Duration::ZERO, dry_run: false };
+        dtr_jobs::collect(&self.catalog, &*self.blobs, options).await.unwrap();
     }
 
     pub async fn backup(&self, options: BackupOptions) -> (Vec<u8>, BackupReport) {
@@ -395,9 +373,9 @@ impl World {
 
     /// Everything in the store at a revision.
     pub async fn state(&self, at: At) -> State {
-        dtr_store::scan(&**self.store(), b"\0", at)
+        dtr_store::scan(&**self.store(), b"", at)
             .map_ok(|kv| (kv.key.to_vec(), kv.value.to_vec()))
-            .try_collect()
+            .try_collect::<State>()
             .await
             .unwrap()
     }
@@ -474,6 +452,7 @@ pub fn restored(state: State) -> State {
 
 /// Says what differs, for people, instead of printing two states.
 pub fn assert_same(found: &State, expected: &State) {
+    assert!(!expected.is_empty(), "an empty state proves nothing");
     let show = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
     let missing: Vec<_> =
         expected.keys().filter(|k| !found.contains_key(*k)).map(|k| show(k)).take(5).collect();
