@@ -182,10 +182,8 @@ come=$(header range)
 come=$((${come#0-} + 1))
 if [ "$come" -ge 3000000 ] && [ "$come" -lt 6000000 ]; then pass "which is not less than what was confirmed"; else fail "it says $come"; fi
 gap() { chunk $((come + 10)) 10 -H "Content-Range: $((come + 10))-$((come + 19))" 2>/dev/null; }
-# A refusal that comes before the chunk was read may reach curl as a connection that ended (000): it asks again.
-refusal=$(gap)
-[ "$refusal" != 000 ] || refusal=$(gap)
-same "a chunk that leaves a gap is refused" 416 "$refusal"
+# Many times: a refusal comes before the chunk was read, and must be heard nevertheless.
+same "a chunk that leaves a gap is refused" "40 416" "$(for _ in $(seq 40); do gap; echo; done | sort | uniq -c | awk '{print $1, $2}')"
 same "the rest" 202 "$(chunk "$come" $((9000000 - come)) -H "Content-Range: $come-8999999")"
 at=$(header location)
 same "the end, with a digest that does not fit, is refused" 400 "$(hand PUT "${at#"$url"}?digest=sha256:$(printf '0%.0s' $(seq 64))" -d '')"
