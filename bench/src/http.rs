@@ -14,7 +14,9 @@ use std::sync::{Arc, LazyLock};
 
 /// How a registry with TLS is spoken to: whatever certificate it has, for it was made for this measurement.
 static TLS: LazyLock<Option<TlsConnector>> = LazyLock::new(|| {
-    let config = client_config(None, true).ok()?;
+    let mut config = client_config(None, true).ok()?;
+    // All that this client speaks.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Some(TlsConnector::from(Arc::new(config)))
 });
 
