@@ -119,7 +119,10 @@ refused_restore() { from=$WORK/cut.tar restore; }
 refused "a restore from a cut archive is refused" "cut" refused_restore
 same "nothing of it stays at the UCP" "$before" "$(services)"
 fails "nor on the disk" test -e "$WORK/dtr/store.redb"
+there() { find "$WORK/dtr" 2>&1 | sort; }
+was=$(there)
 ok "a dry run" restore --dry-run
+same "makes nothing" "$was" "$(there)"
 same "nothing of that either" "$before" "$(services)"
 ok "dtr restore" restore
 pulls() { skopeo copy --quiet --src-tls-verify=false --src-creds "$1" "docker://127.0.0.1:$port/engineering/web:1.0" "dir:$WORK/from-$RANDOM"; }

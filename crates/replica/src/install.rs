@@ -3,7 +3,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -252,8 +252,13 @@ pub(crate) async fn open_blobs(
     dir: &DataDir,
     config: &ReplicaConfig,
 ) -> Result<Arc<FileStorage>, BlobError> {
+    open_blobs_at(&config.storage_root(dir)).await
+}
+
+/// Opens a storage in a folder.
+pub(crate) async fn open_blobs_at(root: &Path) -> Result<Arc<FileStorage>, BlobError> {
     let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
-    Ok(Arc::new(FileStorage::open(&config.storage_root(dir), options).await?))
+    Ok(Arc::new(FileStorage::open(root, options).await?))
 }
 
 /// Logs in at a UCP as an administrator.

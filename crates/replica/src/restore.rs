@@ -6,6 +6,7 @@
 
 use std::{
     io::{self, Read},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -24,7 +25,10 @@ use dtr_types::{Clock as _, Random as _, ReplicaId, Secret, SystemClock, SystemR
 
 use crate::{
     DataDir, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
-    install::{external_host, login, open_blobs, open_catalog, registration_form, replace_former},
+    install::{
+        external_host, login, open_blobs, open_blobs_at, open_catalog, registration_form,
+        replace_former,
+    },
 };
 
 /// How an archive is restored.
@@ -334,7 +338,14 @@ pub async fn restore(
         config.save(dir).map_err(InstallError::from)?;
         (dir, open_catalog(dir).map_err(InstallError::from)?)
     };
-    let blobs: SharedBlobs = open_blobs(dir, &config).await.map_err(InstallError::from)?;
+    // Opening a storage makes its folder, and a dry run makes nothing: one that is not there is as empty as this one.
+    let nowhere = request.dry_run && !config.storage_root(dir).exists();
+    let nowhere = nowhere.then(Nowhere::new);
+    let blobs: SharedBlobs = match &nowhere {
+        Some(nowhere) => open_blobs_at(&nowhere.0).await,
+        None => open_blobs(dir, &config).await,
+    }
+    .map_err(InstallError::from)?;
     let identity_target = linked.made.as_ref().map(|(client, token, _)| {
         let (client, token) = (client.clone(), token.clone());
         Arc::new(Accounts { client, token }) as Arc<dyn IdentityTarget>
@@ -367,6 +378,23 @@ pub async fn restore(
     }
     let report = report?;
     Ok(Restored { id, url, report, warnings })
+}
+
+/// An empty folder for as long as it is needed.
+struct Nowhere(PathBuf);
+
+impl Nowhere {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("dtr-dry-run-{}", SystemRandom.hex(8))))
+    }
+}
+
+impl Drop for Nowhere {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "a temporary folder could not be removed");
+        }
+    }
 }
 
 /// A folder that was empty before is so again. What cannot be removed is removed by the next restore, or by "destroy".
