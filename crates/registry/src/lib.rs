@@ -41,12 +41,12 @@ use path::Endpoint;
 use recorder::Recorder;
 
 /// Manifests kept in memory, in bytes.
-const MANIFEST_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+const MANIFEST_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// How long settings are used before they are read again.
 const SETTINGS_TTL: Duration = Duration::from_secs(1);
 
 /// Ended sessions that are remembered, and how long.
-const ENDED_MAX: u64 = 10_000;
+const ENDED_MAX: u64 = 4_000;
 const ENDED_TTL: Duration = Duration::from_secs(3600);
 
 static DIGEST_HEADER: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -99,7 +99,7 @@ impl Registry {
         let manifests = moka::sync::Cache::builder()
             .max_capacity(MANIFEST_CACHE_BYTES)
             .weigher(|_, (_, body): &(MediaType, Bytes)| {
-                u32::try_from(body.len() + 256).unwrap_or(u32::MAX)
+                u32::try_from(body.len() + 512).unwrap_or(u32::MAX)
             })
             .build();
         let settings = moka::sync::Cache::builder().time_to_live(SETTINGS_TTL).build();

@@ -180,6 +180,8 @@ pub(crate) async fn put(
     };
     let stored = registry.catalog.put_manifest(&put).await?;
     registry.recorder.pushed(&repository.id);
+    // As it came, it may be a small piece of a large buffer of its connection, which the cache would keep whole.
+    let body = Bytes::copy_from_slice(&body);
     registry.manifests.insert((repository.id.clone(), digest), (stored.record.media_type, body));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::CREATED;
