@@ -11,7 +11,7 @@ use dtr_identity::{Identity, IdentityError, Principal};
 use dtr_types::{AccountId, RepositoryId, Secret};
 
 use crate::{
-    Caller, Denied, Limits, Operation, Permit, Rule,
+    Caller, Denied, Operation, Permit, Rule,
     access_token::AccessTokens,
     bearer::{Bearer, IssuedToken, Verified},
     caller::Scope,
@@ -134,6 +134,17 @@ impl Access {
             && !token.expose().contains('.')
     }
 
+    /// Whether an `Authorization` header holds a name and a password, and no access token in place of it.
+    pub fn is_password_header(header: &str) -> bool {
+        let (scheme, _) = header.trim().split_once(' ').unwrap_or((header, ""));
+        scheme.eq_ignore_ascii_case("basic") && Self::is_for_identity(header)
+    }
+
+    /// Whether what was given as a password is one, and no access token.
+    pub fn is_password(text: &Secret) -> bool {
+        !AccessTokens::is_token(text)
+    }
+
     /// Who logs in with this name and password, or access token in place of the password.
     pub async fn caller_from_password(
         &self,
@@ -190,6 +201,12 @@ impl Access {
         };
         let principal = self.identity.principal(&record.account).await?;
         let principal = principal.ok_or(AuthError::Wrong("the account is not active any more"))?;
+        // Compared for equality, since the two times may be of two clocks: the identity service has its own.
+        if let (Some(then), Some(now)) = (record.password_changed_at, principal.password_changed_at)
+            && then != now
+        {
+            return Err(AuthError::Wrong("the password was changed; log in again"));
+        }
         let limits = AccessTokens::limits(&record);
         Ok(Caller::User { principal, limits: Arc::new(limits) })
     }
@@ -295,7 +312,8 @@ impl Access {
         }))
     }
 
-    /// Whether a caller may do something in an account's namespace.
+    /// Whether a caller may do something in an account's namespace. What its token takes away is taken away here too: no
+    /// scope of a bearer token has a word for a namespace.
     pub async fn authorize_namespace(
         &self,
         caller: &Caller,
@@ -309,7 +327,7 @@ impl Access {
             Caller::User { principal, .. } => principal,
         };
         let limits = caller.limits();
-        if limits.is_some_and(|l| l.scopes.is_none() && !l.allow(rule.action, None)) {
+        if limits.is_some_and(|l| !l.allow(rule.action, None)) {
             return Ok(Err(Denied::Forbidden(format!(
                 "your token does not allow to {}; log in with one that does",
                 rule.label
@@ -363,11 +381,6 @@ impl Access {
     /// When a refresh token that is made now ends.
     pub fn refresh_token_end(&self) -> dtr_types::Timestamp {
         self.catalog.now().plus(REFRESH_LIFETIME)
-    }
-
-    /// Limits of a caller for a new token on its behalf.
-    pub fn limits_of(caller: &Caller) -> Limits {
-        caller.limits().cloned().unwrap_or_default()
     }
 }
 

@@ -30,6 +30,9 @@ pub struct NewAccessToken {
     pub repositories: Option<Vec<String>>,
     /// Whether it can only pull.
     pub pull_only: bool,
+    /// When the password was last changed with which a client logged in: the token ends when it is changed again. `None`
+    /// for a token that is made by itself, and lives on.
+    pub password_changed_at: Option<Timestamp>,
     /// How it came to be.
     pub origin: TokenOrigin,
     /// The user agent that asked for it.
@@ -152,6 +155,7 @@ impl Access {
             creator_ua: new.creator_ua,
             repositories: new.repositories,
             pull_only: new.pull_only,
+            password_changed_at: new.password_changed_at,
         };
         self.catalog.create_access_token(&record, event).await?;
         Ok((record, token))

@@ -215,6 +215,7 @@ pub(crate) async fn create(
                 expires_at: time(new.expires_at.as_deref())?,
                 repositories: new.repositories,
                 pull_only: new.pull_only,
+                password_changed_at: None,
                 origin: TokenOrigin::User,
                 creator_ua: agent.unwrap_or_default().chars().take(200).collect(),
             },

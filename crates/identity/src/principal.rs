@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use dtr_catalog::records::{Account, Membership, Team};
-use dtr_types::{AccountId, AccountName, Secret, TeamId, TeamName};
+use dtr_types::{AccountId, AccountName, Secret, TeamId, TeamName, Timestamp};
 
 use crate::{AccountCounts, AccountPage, AccountQuery, AccountRecords, Login, Member};
 
@@ -16,6 +16,9 @@ pub struct Principal {
     pub memberships: Vec<Membership>,
     /// The teams the user is in, each with its organization.
     pub teams: Vec<(TeamId, AccountId)>,
+    /// When the password was last changed, by the identity service's clock; `None` without one, and from a service that
+    /// does not say.
+    pub password_changed_at: Option<Timestamp>,
 }
 
 impl Principal {

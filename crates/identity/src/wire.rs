@@ -194,6 +194,9 @@ pub struct PrincipalView {
     pub memberships: Vec<Membership>,
     /// The teams.
     pub teams: Vec<PrincipalTeam>,
+    /// When the password was last changed.
+    #[serde(default, rename = "passwordChangedAt", skip_serializing_if = "Option::is_none")]
+    pub password_changed_at: Option<Timestamp>,
 }
 
 impl From<&Principal> for PrincipalView {
@@ -205,6 +208,7 @@ impl From<&Principal> for PrincipalView {
             teams: teams
                 .map(|(id, org)| PrincipalTeam { id: id.clone(), org_id: org.clone() })
                 .collect(),
+            password_changed_at: principal.password_changed_at,
         }
     }
 }
@@ -215,6 +219,7 @@ impl From<PrincipalView> for Principal {
             account: view.account,
             memberships: view.memberships,
             teams: view.teams.into_iter().map(|team| (team.id, team.org_id)).collect(),
+            password_changed_at: view.password_changed_at,
         }
     }
 }

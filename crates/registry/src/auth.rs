@@ -200,8 +200,10 @@ impl Asked<'_> {
         let Some(owner) = access.identity().account(&name.namespace()).await? else {
             return Ok(None);
         };
+        // Whether the token's scopes cover the push is asked below.
+        let unscoped = without_scopes(&self.caller).unwrap_or_else(|| self.caller.clone());
         let allowed =
-            access.authorize_namespace(&self.caller, Operation::CreateRepository, &owner).await?;
+            access.authorize_namespace(&unscoped, Operation::CreateRepository, &owner).await?;
         if allowed.is_err() {
             return Ok(None);
         }

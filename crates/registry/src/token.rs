@@ -40,7 +40,7 @@ pub(crate) async fn get(
         };
         let value = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let scopes = pairs.iter().filter(|(key, _)| key == "scope").map(|(_, v)| v.as_str());
-        let wants_refresh = value("offline_token") == Some("true");
+        let wants_refresh = value("offline_token") == Some("true") && is_password(&parts.headers);
         let client = value("client_id").unwrap_or_default();
         let service = value("service").unwrap_or_default();
         grant(&registry, &caller, scopes, service, client, wants_refresh, &parts.headers).await
@@ -49,6 +49,13 @@ pub(crate) async fn get(
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
+}
+
+/// Whether somebody logs in with a password: only then is a token handed out that lasts. One for an access token would
+/// outlive it, and one for a session or for such a token itself would never have to end.
+fn is_password(headers: &HeaderMap) -> bool {
+    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    header.is_some_and(Access::is_password_header)
 }
 
 fn refused() -> OciError {
@@ -116,7 +123,9 @@ pub(crate) async fn post(
             if error.status() == StatusCode::UNAUTHORIZED { refused() } else { error }
         })?;
         let scopes = form.scope.split(' ').filter(|scope| !scope.is_empty());
-        let wants_refresh = form.access_type == "offline" && form.grant_type == "password";
+        let wants_refresh = form.access_type == "offline"
+            && form.grant_type == "password"
+            && Access::is_password(&form.password);
         let client = form.client_id.as_str();
         grant(&registry, &caller, scopes, &form.service, client, wants_refresh, &headers).await
     };
@@ -244,17 +253,15 @@ async fn grant(
     Ok((no_store, Json(answer)).into_response())
 }
 
-/// A token that docker keeps instead of the password. It has the limits of what it was asked for with.
+/// A token that docker keeps instead of the password, and that ends when the password is changed.
 async fn refresh_token(
     access: &Access,
     caller: &Caller,
     client: &str,
     headers: &HeaderMap,
 ) -> Result<Option<Secret>, OciError> {
-    let Some(account) = caller.account_id() else { return Ok(None) };
-    let limits = Access::limits_of(caller);
-    // A bearer token of ours cannot be turned into one that lasts.
-    if limits.scopes.is_some() {
+    let Some(principal) = caller.principal() else { return Ok(None) };
+    if caller.is_limited() {
         return Ok(None);
     }
     let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
@@ -262,13 +269,12 @@ async fn refresh_token(
     let made = access
         .create_access_token(
             NewAccessToken {
-                account: account.clone(),
+                account: principal.account.id.clone(),
                 label: format!("login of {}", if client.is_empty() { "a client" } else { &client }),
                 expires_at: Some(access.refresh_token_end()),
-                repositories: limits
-                    .repositories
-                    .map(|patterns| patterns.iter().map(ToString::to_string).collect()),
-                pull_only: limits.pull_only,
+                repositories: None,
+                pull_only: false,
+                password_changed_at: principal.password_changed_at,
                 origin: TokenOrigin::Auto,
                 creator_ua: agent.unwrap_or_default().chars().take(200).collect(),
             },

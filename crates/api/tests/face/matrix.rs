@@ -285,10 +285,14 @@ async fn a_limited_token_never_changes_anything() {
     let new = json!({ "tokenLabel": "pull", "pullOnly": true });
     let made = world.admin("POST", "/api/v0/api_tokens", Some(&new)).await.is(201).json();
     let token = basic("admin", made["token"].as_str().expect("a token"));
-    for route in routes() {
-        let asked = request_of(&route, PRIVATE).expect("spoken of");
+    // What `/auth/token` makes of it can do no more.
+    let scope = format!("/auth/token?scope=repository:{PRIVATE}:*&scope=registry:catalog:*");
+    let issued = world.people.call("GET", &scope).header("authorization", &token).send().await;
+    let issued = format!("Bearer {}", issued.is(200).json()["token"].as_str().expect("a token"));
+    for (route, token) in routes().iter().flat_map(|route| [(route, &token), (route, &issued)]) {
+        let asked = request_of(route, PRIVATE).expect("spoken of");
         let method = route.split(' ').next().expect("a method");
-        let call = world.people.call(method, &asked.path).header("authorization", &token);
+        let call = world.people.call(method, &asked.path).header("authorization", token);
         let answer = match &asked.body {
             None => call.send().await,
             Some(body) => {

@@ -91,5 +91,9 @@ pub struct AccessToken {
     /// Whether it can only pull.
     #[serde(default)]
     pub pull_only: bool,
+    /// For a refresh token: when its account's password was last changed before it was made, by the identity service's
+    /// clock. Another time there means another password, and the token is good no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_changed_at: Option<Timestamp>,
 }
 record!(AccessToken, AccessToken, |t| keys::access_token(&t.hash));

@@ -113,6 +113,7 @@ fn some(world: &World) -> Some {
             creator_ua: String::new(),
             repositories: Some(vec!["corp/*".to_owned()]),
             pull_only: true,
+            password_changed_at: None,
         },
         counters: Counters { repository: repository.id.clone(), pulls: u64::MAX, pushes: 0 },
         event: Event {

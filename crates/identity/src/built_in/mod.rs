@@ -189,7 +189,10 @@ impl BuiltIn {
         };
         let memberships = self.catalog().member_orgs(id).await?;
         let teams = self.catalog().member_teams(id).await?;
-        let principal = Arc::new(Principal { account, memberships, teams });
+        let credential = self.catalog().get(&keys::credential(id)).await?;
+        let password_changed_at = credential.map(|found| found.value.changed_at);
+        let principal = Principal { account, memberships, teams, password_changed_at };
+        let principal = Arc::new(principal);
         self.inner.principals.insert(id.clone(), self.known(Arc::clone(&principal), generation));
         Ok(Some(principal))
     }

@@ -290,6 +290,7 @@ impl World {
             creator_ua: String::new(),
             repositories: Some(vec!["alice/*".to_owned()]),
             pull_only: true,
+            password_changed_at: None,
         };
         self.catalog.create_access_token(&token, None).await.unwrap();
         token

@@ -164,6 +164,7 @@ async fn access_token(world: &World, patterns: Option<&[&str]>, pull_only: bool)
         expires_at: None,
         repositories: patterns.map(|all| all.iter().map(ToString::to_string).collect()),
         pull_only,
+        password_changed_at: None,
         origin: TokenOrigin::User,
         creator_ua: String::new(),
     };

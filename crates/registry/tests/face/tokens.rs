@@ -179,6 +179,15 @@ async fn a_login_is_kept_with_a_refresh_token() {
     assert!(nobody.json()["refresh_token"].is_null());
     let without = ask(&world, Who::Owner, "").await.is(200);
     assert!(without.json()["refresh_token"].is_null());
+    // Nor does a refresh token get one in turn, however it is sent: it ends some day.
+    for header in [crate::world::basic("owner", &refresh), format!("Bearer {refresh}")] {
+        let call = world.call("GET", &format!("{TOKEN}&offline_token=true"));
+        let again = call.header("authorization", &header).send().await.is(200);
+        assert!(again.json()["refresh_token"].is_null());
+    }
+    let fields =
+        format!("grant_type=password&username=owner&password={refresh}&access_type=offline");
+    assert!(form(&world, &fields).await.is(200).json()["refresh_token"].is_null());
     // Listed with the account's access tokens, as made by a login.
     let name = "owner".parse().expect("a name");
     let account = dtr_identity::Identity::account(&world.identity, &name).await;
@@ -187,6 +196,20 @@ async fn a_login_is_kept_with_a_refresh_token() {
     assert_eq!(tokens.len(), 2);
     assert!(tokens.iter().all(|t| t.generated_by == dtr_catalog::records::TokenOrigin::Auto));
     assert!(tokens.iter().any(|t| t.label.contains("docker")));
+}
+
+#[tokio::test]
+async fn a_login_ends_with_its_password() {
+    let world = World::new().await;
+    let answer = ask(&world, Who::Owner, "&offline_token=true").await.is(200);
+    let refresh = answer.json()["refresh_token"].as_str().expect("one").to_owned();
+    let fields = format!("grant_type=refresh_token&service=x&refresh_token={refresh}");
+    form(&world, &fields).await.is(200);
+    world.clock.advance(Duration::from_secs(60));
+    let (old, new) = (dtr_types::Secret::new(PASSWORD), dtr_types::Secret::new("another-password"));
+    let owner = "owner".parse().expect("a name");
+    world.identity.change_own_password(&owner, &old, new, None).await.expect("changed");
+    form(&world, &fields).await.is(401);
 }
 
 #[tokio::test]

@@ -1,0 +1,237 @@
+//! Tokens by themselves: signing keys that are changed while tokens run, two replicas with one store, and refresh tokens,
+//! which last until they end, are switched off, or the password is another one.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::Engine as _;
+use dtr_access::{Access, Action, AuthError, Caller, NewAccessToken, Scope, TOKEN_LIFETIME};
+use dtr_catalog::{
+    Catalog,
+    records::{KeyPurpose, KeyRecord, TokenOrigin},
+};
+use dtr_identity::{
+    AccountChange, Actor, BuiltIn, BuiltInOptions, Cost, IdentityError, NewAccount, Principal,
+};
+use dtr_store_embedded::EmbeddedStore;
+use dtr_types::{AccountName, Clock as _, ManualClock, Secret, SeededRandom, SystemClock};
+
+const PASSWORD: &str = "password-of-alice";
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long a key signs.
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+
+struct World {
+    catalog: Catalog,
+    identity: BuiltIn,
+    access: Access,
+    clock: Arc<ManualClock>,
+    alice: AccountName,
+}
+
+impl World {
+    async fn new() -> Self {
+        let clock = Arc::new(ManualClock::new(SystemClock.now()));
+        let random = Arc::new(SeededRandom::new(1));
+        let catalog = Catalog::new(EmbeddedStore::in_memory(), clock.clone(), random);
+        let options = BuiltInOptions { cost: Cost::least(), ..BuiltInOptions::default() };
+        let identity = BuiltIn::new(catalog.clone(), options);
+        let alice: AccountName = "alice".parse().expect("a name");
+        let new = NewAccount::user(alice.clone(), Secret::new(PASSWORD));
+        identity.create_account(&Actor::system(), new).await.expect("made");
+        let access = open(&catalog, &identity).await;
+        Self { catalog, identity, access, clock, alice }
+    }
+
+    async fn login(&self, password: &str) -> Result<Arc<Principal>, AuthError> {
+        let caller = self.access.caller_from_password("alice", &Secret::new(password)).await?;
+        Ok(Arc::clone(caller.principal().expect("a user")))
+    }
+
+    async fn issue(&self) -> Secret {
+        issue(&self.access, Caller::user(self.login(PASSWORD).await.expect("logged in"))).await
+    }
+
+    /// A token as `docker login` keeps it.
+    async fn refresh(&self, principal: &Principal) -> Secret {
+        let new = NewAccessToken {
+            account: principal.account.id.clone(),
+            label: "login of docker".to_owned(),
+            expires_at: Some(self.access.refresh_token_end()),
+            repositories: None,
+            pull_only: false,
+            password_changed_at: principal.password_changed_at,
+            origin: TokenOrigin::Auto,
+            creator_ua: String::new(),
+        };
+        self.access.create_access_token(new, None).await.expect("made").1
+    }
+
+    async fn is_good(&self, token: &Secret) -> bool {
+        is_good(&self.access, token).await
+    }
+
+    async fn keys(&self) -> Vec<KeyRecord> {
+        self.catalog.signing_keys(KeyPurpose::Token).await.expect("read")
+    }
+}
+
+async fn open(catalog: &Catalog, identity: &BuiltIn) -> Access {
+    Access::new(catalog.clone(), Arc::new(identity.clone())).await.expect("opens")
+}
+
+async fn issue(access: &Access, caller: Caller) -> Secret {
+    let scope = Scope { name: "alice/app".to_owned(), actions: vec![Action::Pull] };
+    access.issue_token(&caller, vec![scope], "registry").await.expect("issued").token
+}
+
+/// Whether a token makes alice; any other refusal than for being wrong is a failure.
+async fn is_good(access: &Access, token: &Secret) -> bool {
+    match access.caller_from_bearer(token).await {
+        Ok(caller) => {
+            assert_eq!(caller.name(), "alice");
+            true
+        }
+        Err(AuthError::Wrong(_)) => false,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_time() {
+    let world = World::new().await;
+    let token = world.issue().await;
+    assert!(world.is_good(&token).await);
+    world.clock.advance(TOKEN_LIFETIME - Duration::from_secs(2));
+    assert!(world.is_good(&token).await);
+    world.clock.advance(Duration::from_secs(3));
+    // Also where it was verified before, and where it never was.
+    assert!(!world.is_good(&token).await);
+    assert!(!is_good(&open(&world.catalog, &world.identity).await, &token).await);
+}
+
+#[tokio::test]
+async fn keys_are_changed_every_month_and_tokens_outlive_theirs() {
+    let world = World::new().await;
+    assert_eq!(world.keys().await.len(), 1, "one is made at once");
+    let mut last = world.issue().await;
+    for month in 2..5 {
+        world.clock.advance(MONTH - Duration::from_secs(60));
+        let before = world.issue().await;
+        world.clock.advance(Duration::from_secs(120));
+        let after = world.issue().await;
+        assert_eq!(world.keys().await.len(), month, "another key signs");
+        assert!(world.is_good(&before).await, "the last key's tokens go on");
+        assert!(world.is_good(&after).await);
+        assert!(!world.is_good(&last).await, "a token of a month ago does not");
+        world.clock.advance(2 * TOKEN_LIFETIME);
+        assert!(!world.is_good(&before).await);
+        last = world.issue().await;
+    }
+    // A key that is over verifies nothing: not even a token that it signs today.
+    let keys = world.keys().await;
+    let ended =
+        keys.iter().filter(|key| key.not_after.is_some_and(|end| end <= world.catalog.now()));
+    assert_eq!(ended.count(), keys.len() - 1);
+}
+
+#[tokio::test]
+async fn a_key_is_kept_over_restarts_and_shared_by_replicas() {
+    let world = World::new().await;
+    let other = open(&world.catalog, &world.identity).await;
+    assert_eq!(world.keys().await.len(), 1);
+    let token = world.issue().await;
+    assert!(is_good(&other, &token).await);
+    // One of them makes a new key; the other has not read it yet.
+    world.clock.advance(MONTH + Duration::from_secs(1));
+    let token = world.issue().await;
+    assert_eq!(world.keys().await.len(), 2);
+    assert!(is_good(&other, &token).await);
+}
+
+#[tokio::test]
+async fn tokens_of_another_registry_are_none() {
+    let (one, two) = (World::new().await, World::new().await);
+    let token = one.issue().await;
+    assert!(one.is_good(&token).await);
+    // The seeds are the same and so may be the key's id, but never the key.
+    assert!(!two.is_good(&token).await);
+}
+
+#[tokio::test]
+async fn a_refresh_token_lasts_three_months() {
+    let world = World::new().await;
+    let principal = world.login(PASSWORD).await.expect("logged in");
+    let token = world.refresh(&principal).await;
+    assert!(world.is_good(&token).await);
+    // Signing keys come and go meanwhile.
+    world.clock.advance(89 * DAY);
+    assert!(world.is_good(&token).await);
+    let caller = world.access.caller_from_bearer(&token).await.expect("good");
+    assert!(world.is_good(&issue(&world.access, caller).await).await);
+    world.clock.advance(2 * DAY);
+    assert!(!world.is_good(&token).await);
+}
+
+#[tokio::test]
+async fn a_refresh_token_ends_with_the_password_it_was_made_with() {
+    let world = World::new().await;
+    let principal = world.login(PASSWORD).await.expect("logged in");
+    assert!(principal.password_changed_at.is_some());
+    let refresh = world.refresh(&principal).await;
+    let made = NewAccessToken {
+        account: principal.account.id.clone(),
+        label: "made by hand".to_owned(),
+        expires_at: None,
+        repositories: None,
+        pull_only: false,
+        password_changed_at: None,
+        origin: TokenOrigin::User,
+        creator_ua: String::new(),
+    };
+    let by_hand = world.access.create_access_token(made, None).await.expect("made").1;
+    world.clock.advance(DAY);
+    assert!(world.is_good(&refresh).await);
+    let (old, new) = (Secret::new(PASSWORD), Secret::new("another-password"));
+    let changed = world.identity.change_own_password(&world.alice, &old, new, None).await;
+    changed.expect("changed");
+    assert!(!world.is_good(&refresh).await, "the old password's login is over");
+    assert!(world.is_good(&by_hand).await, "a token that somebody made goes on");
+    let wrong = world.login(PASSWORD).await.expect_err("the old password");
+    assert!(matches!(wrong, AuthError::Identity(IdentityError::WrongCredentials)), "{wrong}");
+    // At once, within what is remembered of a person.
+    let again = world.login("another-password").await.expect("logged in");
+    let refresh = world.refresh(&again).await;
+    assert!(world.is_good(&refresh).await);
+}
+
+#[tokio::test]
+async fn no_token_is_good_for_an_account_that_is_off() {
+    let world = World::new().await;
+    let principal = world.login(PASSWORD).await.expect("logged in");
+    let (refresh, bearer) = (world.refresh(&principal).await, world.issue().await);
+    let id = &principal.account.id;
+    for active in [false, true] {
+        let change = AccountChange { is_active: Some(active), ..AccountChange::default() };
+        world.identity.update_account(&Actor::system(), id, change).await.expect("changed");
+        assert_eq!(world.is_good(&refresh).await, active);
+        assert_eq!(world.is_good(&bearer).await, active);
+    }
+}
+
+#[tokio::test]
+async fn a_login_is_by_password_only_where_one_was_given() {
+    let world = World::new().await;
+    let principal = world.login(PASSWORD).await.expect("logged in");
+    let token = world.refresh(&principal).await;
+    let basic = |password: &str| {
+        let text = base64::engine::general_purpose::STANDARD.encode(format!("alice:{password}"));
+        format!("Basic {text}")
+    };
+    assert!(Access::is_password_header(&basic(PASSWORD)));
+    assert!(!Access::is_password_header(&basic(token.expose())));
+    assert!(!Access::is_password_header(&format!("Bearer {}", token.expose())));
+    assert!(!Access::is_password_header("Basic %"));
+    assert!(!Access::is_password_header(""));
+    assert!(Access::is_password(&Secret::new(PASSWORD)));
+    assert!(!Access::is_password(&token));
+}
