@@ -58,6 +58,11 @@ via() {
 }
 same "/_ping through the proxy" '{"Error":"","Healthy":true}' "$(via /_ping >/dev/null; tr -d ' \n' <"$WORK/body")"
 same "tokens are fetched at the proxy's address" "$url/auth/token" "$(via /v2/ | sed -n 's/.*realm="\([^"]*\)".*/\1/p')"
+# Whatever a proxy makes of the host, unless it says by which name the client came.
+realm() { curl -sS -o /dev/null -D - "$@" http://127.0.0.1:5000/v2/ | tr -d '\r' | sed -n 's/.*realm="\([^"]*\)".*/\1/p'; }
+same "also where the proxy hands on its own name for us" "$url/auth/token" "$(realm -H 'X-Forwarded-Proto: https')"
+same "a proxy of several names says which one" "https://other.example/auth/token" \
+    "$(realm -H 'X-Forwarded-Proto: https' -H 'X-Forwarded-Host: other.example')"
 location=$(via -u "admin:$password" -X POST -d '' /v2/admin/app/blobs/uploads/ | sed -n 's/^[Ll]ocation: //p')
 case "$location" in
 /v2/admin/app/blobs/uploads/* | "$url"/v2/admin/app/blobs/uploads/*) pass "an upload goes on at the proxy's address" ;;

@@ -113,7 +113,10 @@ async fn repositories_of(
     let mut all = Vec::new();
     let mut after: Option<RepositoryName> = None;
     loop {
-        let page = state.catalog.list_repositories(Some(namespace), after.as_ref(), 200).await?;
+        let page = state
+            .catalog
+            .list_repositories(Some(namespace), after.as_ref().map(RepositoryName::as_str), 200)
+            .await?;
         after = page.items.last().map(|repository| repository.name.clone());
         all.extend(page.items);
         if !page.more || after.is_none() {

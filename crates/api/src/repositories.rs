@@ -191,7 +191,10 @@ pub(crate) async fn readable(
         after = Some(first);
     }
     loop {
-        let page = state.catalog.list_repositories(namespace, after.as_ref(), 200).await?;
+        let page = state
+            .catalog
+            .list_repositories(namespace, after.as_ref().map(RepositoryName::as_str), 200)
+            .await?;
         after = page.items.last().map(|repository| repository.name.clone());
         for repository in page.items {
             if auth::may_read(state, asking, &repository).await? {

@@ -26,18 +26,18 @@ impl Catalog {
     pub async fn list_repositories(
         &self,
         namespace: Option<&AccountName>,
-        after: Option<&RepositoryName>,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Page<Repository>, CatalogError> {
         let prefix = match namespace {
             Some(namespace) => keys::repository_names_of(namespace),
             None => Bytes::from_static(keys::REPOSITORY_NAMES.as_bytes()),
         };
-        let after = after.map(keys::repository_name);
+        let after = after.map(|after| [keys::REPOSITORY_NAMES, after].concat());
         let page = dtr_store::StoreExt::page(
             &**self.store(),
             &prefix,
-            after.as_deref(),
+            after.as_deref().map(str::as_bytes),
             limit,
             false,
             At::Latest,

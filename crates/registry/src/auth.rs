@@ -27,18 +27,21 @@ pub(crate) struct Challenger {
 }
 
 impl Challenger {
-    /// From the address that the client used.
-    pub fn of(request: &Request) -> Self {
+    /// A client fetches its token where it reached us, since it may know no other of our names: a replica's own, or one of
+    /// several in front of a proxy. Where that is not sure, as behind a proxy that hands on its own name for us, at the
+    /// address for clients (`external`, the setting `dtrHost`).
+    pub fn of(request: &Request, external: &str) -> Self {
         let info = request.extensions().get::<RequestInfo>();
-        let host = info
-            .and_then(|info| info.host.as_deref().map(str::to_owned))
-            .or_else(|| {
-                let host = request.headers().get(header::HOST)?;
-                Some(host.to_str().ok()?.to_owned())
-            })
-            .unwrap_or_else(|| "localhost".to_owned());
-        let base =
-            info.and_then(RequestInfo::base_url).unwrap_or_else(|| format!("https://{host}"));
+        let is_sure = info.is_some_and(|info| info.host_is_sure && info.host.is_some());
+        let external = (!is_sure && !external.is_empty()).then(|| external.to_owned());
+        let (base, host) = match (external, info.and_then(|info| info.host.as_deref())) {
+            (Some(host), _) => (format!("https://{host}"), host),
+            (None, Some(host)) => {
+                let base = info.and_then(RequestInfo::base_url);
+                (base.unwrap_or_else(|| format!("https://{host}")), host.to_owned())
+            }
+            (None, None) => ("https://localhost".to_owned(), "localhost".to_owned()),
+        };
         let has_token = request.headers().contains_key(header::AUTHORIZATION);
         Self { base, host, has_token, client: info.map(|info| info.client) }
     }
@@ -68,6 +71,12 @@ impl Challenger {
 }
 
 impl Registry {
+    /// `host` or `host:port` of the address for clients; empty for none, and while the store cannot be asked: who asks is
+    /// told something nevertheless.
+    pub(crate) async fn external_host(&self) -> String {
+        self.settings().await.map(|settings| settings.dtr_host.clone()).unwrap_or_default()
+    }
+
     /// Who sends these headers.
     pub(crate) async fn authenticate(
         &self,

@@ -28,6 +28,12 @@ pub(crate) fn is_known(request: &Request, digest: &Digest) -> bool {
         .any(|t| t == tag || t == "*")
 }
 
+/// Whether the content is the one of which the client has a part (`If-Range`).
+fn is_same(request: &Request, digest: &Digest) -> bool {
+    let Some(value) = request.headers().get(header::IF_RANGE) else { return true };
+    value.as_bytes() == format!("\"{digest}\"").as_bytes()
+}
+
 /// `304`, for content that the client has.
 pub(crate) fn not_modified(digest: &Digest) -> Response {
     let mut response = Response::new(Body::empty());
@@ -59,6 +65,8 @@ pub(crate) async fn get(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=31536000"));
     headers.insert(DIGEST_HEADER.clone(), header_value(digest));
     let range = request.headers().get(header::RANGE).and_then(|v| v.to_str().ok());
+    // A range is of a GET alone, and of the content that the client knows (RFC 9110, 14.2 and 13.1.5).
+    let range = range.filter(|_| request.method() == Method::GET && is_same(&request, &digest));
     let range = match range.map(|text| parse_range(text, record.size)) {
         None | Some(Parsed::Ignored) => None,
         Some(Parsed::Range(start, end)) => Some(start..end),

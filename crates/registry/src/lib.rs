@@ -171,7 +171,8 @@ async fn answer(
         .decode_utf8()
         .map_err(|_| OciError::name_invalid("the path is not UTF-8"))?
         .into_owned();
-    let challenger = auth::Challenger::of(&request);
+    let external = registry.external_host().await;
+    let challenger = auth::Challenger::of(&request, &external);
     let caller = registry.authenticate(&challenger, request.headers()).await?;
     if !caller.name().is_empty() {
         *user = Some(LogUser(caller.name().into()));
@@ -179,6 +180,7 @@ async fn answer(
     let endpoint = Endpoint::parse(&decoded)?;
     let mut asked = auth::Asked { registry, caller, challenger, source: None };
     let method = request.method().clone();
+    let allowed = endpoint.as_ref().map_or("", Endpoint::methods);
     match (endpoint, method.as_str()) {
         (None, _) => Err(OciError::new(
             axum::http::StatusCode::NOT_FOUND,
@@ -217,7 +219,8 @@ async fn answer(
             referrers::get(&asked, name, digest, request).await
         }
         (Some(_), other) => {
-            Err(OciError::unsupported(format!("{other} is not offered at this endpoint")))
+            Err(OciError::unsupported(format!("{other} is not offered at this endpoint"))
+                .header(header::ALLOW, allowed))
         }
     }
 }

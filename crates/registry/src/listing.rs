@@ -22,10 +22,11 @@ const PAGE_MAX: usize = 1000;
 fn wanted(query: &Query, default: usize) -> Result<usize, OciError> {
     match query.get("n") {
         None | Some("") => Ok(default),
-        Some(text) => {
-            let n: u64 = text.parse().map_err(|_| OciError::page_invalid())?;
-            Ok(usize::try_from(n).unwrap_or(usize::MAX).min(PAGE_MAX))
+        Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
+            // A number that no integer holds is more than a page, too.
+            Ok(text.parse().unwrap_or(usize::MAX).min(PAGE_MAX))
         }
+        Some(_) => Err(OciError::page_invalid()),
     }
 }
 
@@ -91,17 +92,12 @@ pub(crate) async fn catalog(asked: &Asked<'_>, request: Request) -> Result<Respo
         return Ok(json_response(json!({ "repositories": [] }).to_string()));
     }
     let last = query.get("last").filter(|last| !last.is_empty());
-    let mut after: Option<RepositoryName> = match last {
-        Some(text) => Some(
-            text.parse()
-                .map_err(|error: dtr_types::NameError| OciError::name_invalid(error.to_string()))?,
-        ),
-        None => None,
-    };
+    // Where the last page ended; it need not be the name of anything.
+    let mut after = last.map(str::to_owned);
     let mut names: Vec<RepositoryName> = Vec::new();
     let more = loop {
-        let page = asked.registry.catalog.list_repositories(None, after.as_ref(), 200).await?;
-        after = page.items.last().map(|repository| repository.name.clone());
+        let page = asked.registry.catalog.list_repositories(None, after.as_deref(), 200).await?;
+        after = page.items.last().map(|repository| repository.name.to_string());
         let mut full = false;
         for repository in page.items {
             if !asked.may_see(&repository).await? {

@@ -1,5 +1,7 @@
 //! Manifests: read by tag or digest, stored, deleted.
 
+use std::collections::HashMap;
+
 use axum::{
     body::{Body, to_bytes},
     extract::Request,
@@ -254,26 +256,44 @@ async fn manifest_bytes(request: Request) -> Result<Bytes, OciError> {
     }
 }
 
-/// Refuses descriptors whose size is not that of the blob: a client would refuse the image at the pull.
+/// Refuses descriptors whose size is not that of what they name: a client would refuse the image at the pull.
 async fn check_sizes(
     registry: &Registry,
     repository: &Repository,
     manifest: &Manifest,
 ) -> Result<(), OciError> {
-    for descriptor in manifest.blobs() {
-        let record = registry.catalog.linked_blob(&repository.id, &descriptor.digest).await?;
+    let catalog = &registry.catalog;
+    let differs = |digest: &Digest, said: u64, is: u64| {
+        OciError::new(
+            StatusCode::BAD_REQUEST,
+            "MANIFEST_INVALID",
+            format!("the manifest says that {digest} has {said} bytes; it has {is}"),
+        )
+    };
+    // What is named twice is looked up once, and has one size.
+    let mut sizes = HashMap::new();
+    for descriptor in manifest.descriptors() {
+        let size = sizes.entry(descriptor.digest).or_insert(descriptor.size);
+        if *size != descriptor.size {
+            return Err(differs(&descriptor.digest, descriptor.size, *size));
+        }
+    }
+    for descriptor in manifest.blobs().into_iter().chain(manifest.children()) {
+        let digest = &descriptor.digest;
         // One that is missing is told by the commit, which knows for certain.
-        if let Some(record) = record
-            && record.size != descriptor.size
-        {
-            return Err(OciError::new(
-                StatusCode::BAD_REQUEST,
-                "MANIFEST_INVALID",
-                format!(
-                    "the manifest says that {} has {} bytes; it has {}",
-                    descriptor.digest, descriptor.size, record.size
-                ),
-            ));
+        let is = match manifest.kind {
+            ManifestKind::Image { .. } => None,
+            ManifestKind::Index { .. } => {
+                let found = catalog.get_manifest(&repository.id, digest).await?;
+                found.map(|found| found.value.size)
+            }
+        };
+        let is = match is {
+            Some(size) => Some(size),
+            None => catalog.linked_blob(&repository.id, digest).await?.map(|blob| blob.size),
+        };
+        if let Some(is) = is.filter(|is| *is != descriptor.size) {
+            return Err(differs(digest, descriptor.size, is));
         }
     }
     Ok(())

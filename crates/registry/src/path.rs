@@ -43,6 +43,19 @@ pub enum Endpoint {
     Referrers(RepositoryName, Digest),
 }
 
+impl Endpoint {
+    /// The methods that it answers, as the header `Allow` lists them.
+    pub(crate) const fn methods(&self) -> &'static str {
+        match self {
+            Self::Base | Self::Catalog | Self::Tags(_) | Self::Referrers(..) => "GET, HEAD",
+            Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
+            Self::Blob(..) => "GET, HEAD, DELETE",
+            Self::Uploads(_) => "POST",
+            Self::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
+        }
+    }
+}
+
 fn name(parts: &[&str]) -> Result<RepositoryName, OciError> {
     let text = parts.join("/");
     text.parse().map_err(|error: NameError| OciError::name_invalid(error.to_string()))

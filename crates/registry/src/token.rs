@@ -28,7 +28,8 @@ pub(crate) async fn get(
     Query(pairs): Query<Vec<(String, String)>>,
     request: Request,
 ) -> Response {
-    let challenger = Challenger::of(&request);
+    let external = registry.external_host().await;
+    let challenger = Challenger::of(&request, &external);
     let (parts, _) = request.into_parts();
     let answer = async {
         let caller = match registry.authenticate(&challenger, &parts.headers).await {

@@ -94,6 +94,9 @@ pub struct RequestInfo {
     pub scheme: Scheme,
     /// The host (and port) the client used, if it sent a valid one.
     pub host: Option<Arc<str>>,
+    /// Whether that is how the client reached us: over TLS that ends here, or as a trusted proxy says. Behind a proxy that
+    /// says nothing it may be the proxy's own name for us.
+    pub host_is_sure: bool,
 }
 
 impl RequestInfo {
@@ -231,6 +234,10 @@ impl<S: Handler> App<S> {
                 self.metrics.refuse(limit);
                 respond::overloaded(limit)
             }
+            // Two hosts are two opinions, of which a proxy in front may have taken the other one (RFC 9112, 3.2).
+            Ok(()) if parts.headers.get_all(header::HOST).iter().nth(1).is_some() => {
+                respond::two_hosts()
+            }
             Ok(()) => {
                 parts.extensions.insert(info.clone());
                 self.answer(Request::from_parts(parts, body), &info).await
@@ -249,7 +256,9 @@ impl<S: Handler> App<S> {
                 .filter(|host| forwarded::is_host(host))
                 .map(Arc::from)
         };
+        let host_is_sure = told.host.is_some() || origin.scheme == Scheme::Https;
         RequestInfo {
+            host_is_sure,
             id,
             client: told.client.unwrap_or(origin.peer.ip()).to_canonical(),
             peer: origin.peer,

@@ -35,6 +35,12 @@ pub(crate) fn overloaded(what: &'static str) -> Response<Body> {
     response
 }
 
+/// 400 to a request with more than one `Host`.
+pub(crate) fn two_hosts() -> Response<Body> {
+    let message = "the request has more than one Host header";
+    error_response(StatusCode::BAD_REQUEST, "UNSUPPORTED", message, &json!({}))
+}
+
 /// 500 after a handler's panic. The reason is in the log only.
 pub(crate) fn internal_error(request_id: &str) -> Response<Body> {
     let message =

@@ -146,6 +146,23 @@ async fn the_redirect_port_redirects_and_answers_ping() {
 }
 
 #[tokio::test]
+async fn hosts_that_are_in_doubt() {
+    let running = start(Limits::default()).await;
+    let plain = running.addresses[&ListenerKind::Plain];
+    let ask = async |hosts: &str| {
+        raw(plain, &format!("GET /info HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await
+    };
+    // The plain listener cannot know whether this is what the client used, or what its proxy made of it.
+    let one = ask("Host: backend:5000\r\n").await;
+    assert!(one.ends_with("backend:5000 false false"), "{one}");
+    let told = ask("Host: backend:5000\r\nX-Forwarded-Host: dtr.example.com\r\n").await;
+    assert!(told.ends_with("dtr.example.com false true"), "{told}");
+    let two = ask("Host: a.example\r\nHost: b.example\r\n").await;
+    assert!(two.starts_with("HTTP/1.1 400"), "{two}");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn forwarding_headers_count_only_where_allowed() {
     let running = start(Limits::default()).await;
     let ca = running.authority.certificate_pem().to_owned();
@@ -160,11 +177,11 @@ async fn forwarding_headers_count_only_where_allowed() {
     // The plain listener of `start` believes 127.0.0.1.
     assert_eq!(
         ask(plain_client(), running.plain("/info")).await,
-        "https 203.0.113.7 dtr.example.com false"
+        "https 203.0.113.7 dtr.example.com false true"
     );
     let direct = ask(client(Some(&ca), false, false), running.https("/info")).await;
     assert!(direct.starts_with("https 127.0.0.1 localhost:"), "{direct}");
-    assert!(direct.ends_with("false"), "the headers never reach the handler");
+    assert!(direct.ends_with("false true"), "the headers never reach the handler");
     running.stop().await;
 }
 

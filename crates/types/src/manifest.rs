@@ -4,9 +4,12 @@
 //! Sources: OCI image-spec 1.1 (manifest, image-index, descriptor), Docker image manifest V2 schema 2. The check that
 //! a document is not both an image and an index is CVE-2021-41190.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use crate::{Digest, DigestError};
 
@@ -188,6 +191,25 @@ pub struct Manifest {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// A JSON object, and no list in its place: serde takes the fields of a struct from either, other readers do not.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
@@ -196,13 +218,13 @@ struct Document<'a> {
     media_type: Option<Cow<'a, str>>,
     artifact_type: Option<String>,
     #[serde(borrow)]
-    config: Option<Entry<'a>>,
+    config: Option<Object<Entry<'a>>>,
     #[serde(borrow)]
-    layers: Option<Vec<Entry<'a>>>,
+    layers: Option<Vec<Object<Entry<'a>>>>,
     #[serde(borrow)]
-    manifests: Option<Vec<Entry<'a>>>,
+    manifests: Option<Vec<Object<Entry<'a>>>>,
     #[serde(borrow)]
-    subject: Option<Entry<'a>>,
+    subject: Option<Object<Entry<'a>>>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
 }
@@ -217,7 +239,7 @@ struct Entry<'a> {
     size: i64,
     urls: Option<Vec<String>>,
     data: Option<String>,
-    platform: Option<Platform>,
+    platform: Option<Object<Platform>>,
 }
 
 #[derive(Deserialize)]
@@ -238,7 +260,7 @@ impl Manifest {
             return Err(ManifestError::TooLarge(bytes.len()));
         }
         let header = content_type.map(MediaType::parse).transpose()?;
-        let document: Document<'_> =
+        let Object(document): Object<Document<'_>> =
             serde_json::from_slice(bytes).map_err(|e| ManifestError::Form(e.to_string()))?;
         let field = document.media_type.as_deref().map(MediaType::parse).transpose()?;
         let media_type = match (header, field) {
@@ -256,7 +278,7 @@ impl Manifest {
         }
         let kind = document.kind(media_type)?;
         let subject =
-            document.subject.as_ref().map(|s| s.read("subject".to_owned())).transpose()?;
+            document.subject.as_ref().map(|s| s.0.read("subject".to_owned())).transpose()?;
         let artifact_type = match &kind {
             _ if document.artifact_type.as_deref().is_some_and(|t| !t.is_empty()) => {
                 document.artifact_type
@@ -271,6 +293,15 @@ impl Manifest {
             artifact_type,
             annotations: document.annotations.unwrap_or_default(),
         })
+    }
+
+    /// Configuration and layers, or the entries of an index: all of them, as they stand there.
+    pub fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
+        let (config, others) = match &self.kind {
+            ManifestKind::Image { config, layers } => (Some(config), layers),
+            ManifestKind::Index { manifests } => (None, manifests),
+        };
+        config.into_iter().chain(others)
     }
 
     /// The blobs it needs: configuration and layers, without those that may be absent; each digest once, in order.
@@ -314,9 +345,10 @@ impl Document<'_> {
         if self.manifests.is_some() && (self.config.is_some() || self.layers.is_some()) {
             return Err(ManifestError::Ambiguous);
         }
-        let read_all = |entries: &[Entry<'_>], what: &str| -> Result<Vec<_>, ManifestError> {
-            entries.iter().enumerate().map(|(i, e)| e.read(format!("{what}[{i}]"))).collect()
-        };
+        let read_all =
+            |entries: &[Object<Entry<'_>>], what: &str| -> Result<Vec<_>, ManifestError> {
+                entries.iter().enumerate().map(|(i, e)| e.0.read(format!("{what}[{i}]"))).collect()
+            };
         if media_type.is_index() {
             let manifests = self.manifests.as_deref().ok_or_else(|| {
                 ManifestError::Form("an index has a list \"manifests\"".to_owned())
@@ -331,7 +363,7 @@ impl Document<'_> {
             .as_ref()
             .ok_or_else(|| ManifestError::Form("an image manifest has a \"config\"".to_owned()))?;
         Ok(ManifestKind::Image {
-            config: config.read("config".to_owned())?,
+            config: config.0.read("config".to_owned())?,
             layers: read_all(self.layers.as_deref().unwrap_or_default(), "layers")?,
         })
     }
@@ -361,7 +393,10 @@ impl Entry<'_> {
             digest,
             size,
             foreign,
-            platform: self.platform.as_ref().map(|p| (p.os.clone(), p.architecture.clone())),
+            platform: self
+                .platform
+                .as_ref()
+                .map(|Object(p)| (p.os.clone(), p.architecture.clone())),
         })
     }
 }
@@ -408,5 +443,18 @@ mod tests {
     fn embedded_data_must_match() {
         let wrong = image("").replace("e30=", "e31=");
         assert!(matches!(Manifest::parse(None, wrong.as_bytes()), Err(ManifestError::Data { .. })));
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        let digest = Digest::of(b"{}");
+        let entry = format!(r#"["a/b","{digest}",2,null,null,null]"#);
+        let layers = image("").replace(r#""layers":[]"#, &format!(r#""layers":[{entry}]"#));
+        let type_ = media_types::OCI_MANIFEST;
+        let whole = format!(r#"[2,"{type_}",null,{entry},[],null,null,null]"#);
+        for list in [layers, image(&format!(r#","subject":{entry}"#)), whole] {
+            let refused = Manifest::parse(Some(type_), list.as_bytes());
+            assert!(matches!(refused, Err(ManifestError::Form(_))), "{list}: {refused:?}");
+        }
     }
 }

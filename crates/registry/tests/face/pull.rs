@@ -88,6 +88,15 @@ async fn blobs_are_read_whole_and_in_part() {
     }
     let known = format!("\"{digest}\"");
     world.own("GET", &path).header("if-none-match", &known).send().await.is(304);
+    // A range is of a GET alone, and of the content of which the client has the rest.
+    let head = world.own("HEAD", &path).header("range", "bytes=0-9").send().await.is(200);
+    assert_eq!(head.header("content-length"), "2048");
+    for (condition, status) in [(known.as_str(), 206), ("\"other\"", 200), ("W/\"other\"", 200)] {
+        let call = world.own("GET", &path).header("range", "bytes=0-9");
+        call.header("if-range", condition).send().await.is(status);
+    }
+    let answer = world.own("PUT", &path).body("").send().await.is(405);
+    assert_eq!(answer.header("allow"), "GET, HEAD, DELETE");
 }
 
 #[tokio::test]

@@ -66,6 +66,10 @@ async fn what_a_manifest_refers_to_must_be_there() {
     refused(world.put(PUBLIC, "x", OCI, own.clone()).await, "MANIFEST_BLOB_UNKNOWN");
     let wrong_size = image(descriptor(CONFIG, &config, 3), &[], &json!({}));
     refused(world.put(PRIVATE, "x", OCI, wrong_size).await, "MANIFEST_INVALID");
+    // Also where the same content is named a second time.
+    let twice = [descriptor(LAYER, &config, 2), descriptor(LAYER, &config, 3)];
+    let twice = image(descriptor(CONFIG, &config, 2), &twice, &json!({}));
+    refused(world.put(PRIVATE, "x", OCI, twice).await, "MANIFEST_INVALID");
     let child = index(INDEX, &[descriptor(OCI, &none, 5)], &json!({}));
     refused(world.put(PRIVATE, "x", INDEX, child).await, "MANIFEST_BLOB_UNKNOWN");
     // A subject need not be there, nor what is fetched from elsewhere.
@@ -86,6 +90,8 @@ async fn indexes_of_manifests_of_indexes_and_of_blobs() {
     let world = World::new().await;
     let (manifest, digest) = world.image(PRIVATE, "amd64").await;
     let child = descriptor(OCI, &digest, manifest.len());
+    let longer = index(INDEX, &[descriptor(OCI, &digest, manifest.len() + 1)], &json!({}));
+    assert_eq!(world.put(PRIVATE, "x", INDEX, longer).await.is(400).code(), "MANIFEST_INVALID");
     let empty = index(INDEX, &[], &json!({}));
     world.put(PRIVATE, "empty", INDEX, empty).await.is(201);
     let list = index(INDEX, std::slice::from_ref(&child), &json!({}));

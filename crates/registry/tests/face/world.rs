@@ -216,7 +216,8 @@ impl World {
     ) -> Self {
         let clock = Arc::new(ManualClock::new(SystemClock.now()));
         let catalog = Catalog::new(store, clock.clone(), Arc::new(SeededRandom::new(1)));
-        let mut settings = Settings::default();
+        let dtr_host = "dtr.example.com".to_owned();
+        let mut settings = Settings { dtr_host, ..Settings::default() };
         change(&mut settings);
         catalog.put(&settings).await.expect("put");
         let options = BuiltInOptions { cost: Cost::least(), ..BuiltInOptions::default() };

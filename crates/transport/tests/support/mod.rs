@@ -56,7 +56,12 @@ async fn respond(request: Request<Body>, gate: Arc<Semaphore>) -> Response<Body>
             let info = request.extensions().get::<RequestInfo>().unwrap();
             let host = info.host.as_deref().unwrap_or("-");
             let seen = request.headers().contains_key("x-forwarded-for");
-            Body::from(format!("{} {} {host} {seen}", info.scheme.as_str(), info.client))
+            Body::from(format!(
+                "{} {} {host} {seen} {}",
+                info.scheme.as_str(),
+                info.client,
+                info.host_is_sure
+            ))
         }
         "/_ping" => Body::from("pong"),
         "/refuse" => {
