@@ -1,0 +1,192 @@
+//! The supervisor: a task that keeps the process running until it is told to stop.
+
+use std::{os::unix::fs::DirBuilderExt as _, process::Stdio, time::Duration};
+
+use rustix::process::Signal;
+use tokio::{
+    process::{Child, Command},
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::{Initial, MemberError, MemberOptions, log, process};
+
+/// The longest pause before it is started again.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Who has run for this long is not failing: the pause begins from the start.
+const HEALTHY: Duration = Duration::from_secs(10);
+
+/// What the process does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// It runs.
+    Running {
+        /// Its process.
+        pid: u32,
+        /// How often it was started again.
+        restarts: u64,
+    },
+    /// It has ended and will be started again.
+    Down {
+        /// How it ended.
+        why: String,
+        /// How often it was started again until now.
+        restarts: u64,
+    },
+    /// It was stopped.
+    Stopped,
+}
+
+/// A member that is kept running. Dropping it kills the process; [`Member::stop`] ends it cleanly.
+pub struct Member {
+    options: MemberOptions,
+    state: watch::Receiver<MemberState>,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Member {
+    /// Starts it. An etcd that an earlier run has left on the same data is ended first. That the process runs does not
+    /// mean that it answers: see [`crate::EtcdStore::ready`].
+    ///
+    /// # Errors
+    /// When the program or the directory cannot be used.
+    pub async fn start(options: MemberOptions) -> Result<Self, MemberError> {
+        let path = options.data_dir.clone();
+        let unusable = |source| MemberError::Directory { path: path.clone(), source };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&options.data_dir)
+            .map_err(unusable)?;
+        process::end_orphan(&options.data_dir, options.stop_limit).await?;
+        let child = spawn(&options, false)?;
+        let pid = child.id().unwrap_or(0);
+        let (sender, state) = watch::channel(MemberState::Running { pid, restarts: 0 });
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(supervise(options.clone(), child, sender, stopped));
+        Ok(Self { options, state, stop: Some(stop), task: Some(task) })
+    }
+
+    /// How it was set up.
+    pub fn options(&self) -> &MemberOptions {
+        &self.options
+    }
+
+    /// What it does now; the receiver tells changes.
+    pub fn state(&self) -> watch::Receiver<MemberState> {
+        self.state.clone()
+    }
+
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        match &*self.state.borrow() {
+            MemberState::Running { pid, .. } => Some(*pid),
+            _ => None,
+        }
+    }
+
+    /// Ends it cleanly, or by force when it takes longer than [`MemberOptions::stop_limit`].
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        if let Some(task) = self.task.take() {
+            drop(task.await);
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            // Its process is killed with it.
+            task.abort();
+        }
+    }
+}
+
+fn spawn(options: &MemberOptions, begun: bool) -> Result<Child, MemberError> {
+    let failed = |source| MemberError::Program { program: options.program.clone(), source };
+    let mut child = Command::new(&options.program)
+        .args(options.arguments(begun))
+        // Its environment could set any of its flags.
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    if let Some(stderr) = child.stderr.take() {
+        tokio::spawn(log::forward(stderr, options.name.clone()));
+    }
+    if let Some(pid) = child.id() {
+        let unusable = |source| MemberError::Directory { path: options.data_dir.clone(), source };
+        process::remember(&options.data_dir, pid).map_err(unusable)?;
+    }
+    Ok(child)
+}
+
+async fn supervise(
+    options: MemberOptions,
+    mut child: Child,
+    state: watch::Sender<MemberState>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let (mut restarts, mut pause) = (0, options.restart_pause);
+    // Told to forget the others once only: with data of its own cluster, it must not do so again.
+    let mut begun = false;
+    loop {
+        let started = Instant::now();
+        let why = tokio::select! {
+            ended = child.wait() => match ended {
+                Ok(status) => status.to_string(),
+                Err(error) => error.to_string(),
+            },
+            _ = &mut stopped => {
+                end(&options, &mut child).await;
+                process::forget(&options.data_dir);
+                state.send_replace(MemberState::Stopped);
+                return;
+            }
+        };
+        if started.elapsed() >= HEALTHY {
+            pause = options.restart_pause;
+        }
+        begun |= started.elapsed() >= HEALTHY || options.initial != Initial::Alone;
+        tracing::warn!(member = options.name, why, ?pause, "etcd has ended and is started again");
+        state.send_replace(MemberState::Down { why, restarts });
+        child = loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = &mut stopped => {
+                    process::forget(&options.data_dir);
+                    state.send_replace(MemberState::Stopped);
+                    return;
+                }
+            }
+            pause = (pause * 2).min(RESTART_PAUSE_MAX);
+            match spawn(&options, begun) {
+                Ok(child) => break child,
+                Err(error) => {
+                    let why = error.to_string();
+                    tracing::error!(member = options.name, why, "etcd cannot be started");
+                    state.send_replace(MemberState::Down { why, restarts });
+                }
+            }
+        };
+        restarts += 1;
+        let pid = child.id().unwrap_or(0);
+        state.send_replace(MemberState::Running { pid, restarts });
+    }
+}
+
+async fn end(options: &MemberOptions, child: &mut Child) {
+    if let Some(pid) = child.id() {
+        process::signal(pid, Signal::TERM);
+    }
+    if tokio::time::timeout(options.stop_limit, child.wait()).await.is_err() {
+        tracing::warn!(member = options.name, "etcd does not stop and is killed");
+        drop(child.kill().await);
+    }
+}
