@@ -81,6 +81,15 @@ impl Model {
         }
     }
 
+    /// Revisions up to `to` went by without a change.
+    pub fn skip(&mut self, to: Revision) {
+        while self.latest < to.0 {
+            let state = self.states[&self.latest].clone();
+            self.latest += 1;
+            self.states.insert(self.latest, state);
+        }
+    }
+
     fn holds(state: &State, condition: &Condition) -> bool {
         match condition {
             Condition::Absent(key) => !state.contains_key(key),
