@@ -1,6 +1,8 @@
 //! Committing: a transaction of the store as one of etcd's, and what its answer says. How lost answers are settled is told
 //! in `slots`.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use dtr_store::{Condition, Limits, Outcome, StoreError, Transaction, Write};
 use dtr_types::Revision;
@@ -23,6 +25,8 @@ use crate::{
 const ATTEMPTS: usize = 8;
 /// What etcd adds to a request before it looks at its size.
 const ENVELOPE_BYTES: usize = 512;
+/// What a put takes beside its key and value: names and lengths of fields, four messages deep.
+const PUT_BYTES: usize = 32;
 
 /// Refuses what is too large or makes no sense. The writes are in the order of their keys.
 fn check(transaction: &Transaction, limits: &Limits) -> Result<(), StoreError> {
@@ -37,23 +41,11 @@ fn check(transaction: &Transaction, limits: &Limits) -> Result<(), StoreError> {
         );
     }
     let mut bytes = 0;
-    for key in conditions.iter().map(Condition::key).chain(writes.iter().map(Write::key)) {
-        if key.is_empty() {
-            return Err(StoreError::Invalid("a key is empty"));
-        }
-        if key.len() > limits.key_bytes_max {
-            return too_large("a key", key.len(), limits.key_bytes_max);
-        }
-        bytes += key.len();
+    for condition in conditions {
+        check_key(condition.key(), limits)?;
+        bytes += condition.key().len();
     }
-    for write in writes {
-        if let Write::Put { value, .. } = write {
-            if value.len() > limits.value_bytes_max {
-                return too_large("a value", value.len(), limits.value_bytes_max);
-            }
-            bytes += value.len();
-        }
-    }
+    bytes += check_writes(writes, limits)?;
     if bytes > limits.transaction_bytes_max {
         return too_large("a transaction", bytes, limits.transaction_bytes_max);
     }
@@ -61,6 +53,38 @@ fn check(transaction: &Transaction, limits: &Limits) -> Result<(), StoreError> {
         return Err(StoreError::Invalid("a key is written twice in one transaction"));
     }
     Ok(())
+}
+
+fn check_key(key: &[u8], limits: &Limits) -> Result<(), StoreError> {
+    if key.is_empty() {
+        return Err(StoreError::Invalid("a key is empty"));
+    }
+    if key.len() > limits.key_bytes_max {
+        let (size, limit) = (key.len(), limits.key_bytes_max);
+        return Err(StoreError::TooLarge { what: "a key", size, limit });
+    }
+    Ok(())
+}
+
+/// Yields the bytes of keys and values.
+fn check_writes(writes: &[Write], limits: &Limits) -> Result<usize, StoreError> {
+    let mut bytes = 0;
+    for write in writes {
+        check_key(write.key(), limits)?;
+        bytes += write.key().len();
+        if let Write::Put { value, .. } = write {
+            if value.len() > limits.value_bytes_max {
+                let (size, limit) = (value.len(), limits.value_bytes_max);
+                return Err(StoreError::TooLarge { what: "a value", size, limit });
+            }
+            bytes += value.len();
+        }
+    }
+    let limit = limits.transaction_bytes_max;
+    if bytes > limit {
+        return Err(StoreError::TooLarge { what: "a transaction", size: bytes, limit });
+    }
+    Ok(bytes)
 }
 
 /// What became of a transaction that a fence was put before.
@@ -103,6 +127,50 @@ impl EtcdStore {
         // etcd tells the changes of a revision in the order of the operations.
         transaction.writes.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         check(&transaction, &self.limits)?;
+        self.apply(&transaction).await
+    }
+
+    /// Fills the store: puts that nobody reads yet, in transactions that have nothing in them but puts and so may be
+    /// twice as long as others. Several calls at once are several transactions on their way: etcd syncs them together.
+    pub(crate) async fn fill(&self, puts: Vec<(Bytes, Bytes)>) -> Result<(), StoreError> {
+        let too_large = |what, size, limit| Err(StoreError::TooLarge { what, size, limit });
+        let limits = &self.limits;
+        if puts.len() > limits.load_keys_max {
+            return too_large("a load's number of keys", puts.len(), limits.load_keys_max);
+        }
+        let put = |(key, value)| Write::Put { key, value, lease: None };
+        // Of a key that is put twice the last put counts.
+        let latest: BTreeMap<_, _> = puts.into_iter().collect();
+        let writes: Vec<_> = latest.into_iter().map(put).collect();
+        check_writes(&writes, limits)?;
+        let bytes_max = limits.transaction_bytes_max;
+        let (mut part, mut bytes) = (Transaction::new(), 0);
+        for write in writes {
+            let size = self.put_bytes(&write);
+            if bytes + size > bytes_max && !part.writes.is_empty() {
+                self.apply(&std::mem::take(&mut part)).await?;
+                bytes = 0;
+            }
+            bytes += size;
+            part.writes.push(write);
+        }
+        if part.writes.is_empty() {
+            return Ok(());
+        }
+        self.apply(&part).await.map(drop)
+    }
+
+    /// What a put takes in a request, at most.
+    fn put_bytes(&self, write: &Write) -> usize {
+        let value = match write {
+            Write::Put { value, .. } => value.len(),
+            Write::Delete(_) => 0,
+        };
+        self.keys.prefix.len() + write.key().len() + value + PUT_BYTES
+    }
+
+    /// Applies a transaction that was found to be good.
+    async fn apply(&self, transaction: &Transaction) -> Result<Outcome, StoreError> {
         self.settle().await?;
         let deadline = self.client.deadline();
         if transaction.writes.is_empty() {
@@ -112,11 +180,11 @@ impl EtcdStore {
         let mut last = "it met too many others".to_owned();
         for _ in 0..ATTEMPTS {
             let tag = self.slots.tag();
-            let request = self.request(&transaction, &taken.slot, tag.clone())?;
+            let request = self.request(transaction, &taken.slot, tag.clone())?;
             let size = request.encoded_len();
             taken.sent();
             match self.send(request, deadline).await {
-                Ok(answer) => match self.read_answer(&answer, &transaction, &taken.slot)? {
+                Ok(answer) => match self.read_answer(&answer, transaction, &taken.slot)? {
                     Answer::Applied(revision, modified) => {
                         taken.settled(modified);
                         return Ok(Outcome::Committed(revision));

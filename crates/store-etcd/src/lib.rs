@@ -59,6 +59,8 @@ const REQUEST_BYTES_USUAL: usize = 1_572_864;
 const TXN_OPERATIONS_USUAL: usize = 128;
 /// What a transaction may need beyond its keys and values: the conditions, the slot, the encoding.
 const REQUEST_BYTES_KEPT: usize = 32 * 1024;
+/// More puts in one transaction would make those who wait behind it wait too long.
+const LOAD_KEYS_MAX: usize = 1_000;
 
 /// Why a store cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +150,8 @@ impl Options {
         let transaction_bytes_max = self.request_bytes_max - REQUEST_BYTES_KEPT;
         Ok(Limits {
             operations_max: (self.txn_operations_max / 2 - 1).min(usual.operations_max),
+            // Beside them, the slot.
+            load_keys_max: (self.txn_operations_max - 1).min(LOAD_KEYS_MAX),
             transaction_bytes_max,
             value_bytes_max: usual.value_bytes_max.min(transaction_bytes_max - REQUEST_BYTES_KEPT),
             ..usual
@@ -343,6 +347,10 @@ impl Store for EtcdStore {
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         self.transact(transaction).await
+    }
+
+    async fn load(&self, puts: Vec<(Bytes, Bytes)>) -> Result<(), StoreError> {
+        self.fill(puts).await
     }
 
     async fn watch(&self, start: &[u8], end: &[u8], from: Revision) -> Result<Watcher, StoreError> {
