@@ -96,6 +96,13 @@ says "something behind the end" 3 "after|behind|end" appended
 says "a file that is not there" 1 "nowhere.tar" verify "$WORK/nowhere.tar"
 says "another signer" 4 "signed by" verify "$WORK/plain.tar" --signed-by "$(printf '0%.0s' $(seq 64))"
 restore() { "$dtr" restore --data-dir "$WORK/again" --ucp-url "$url" --ucp-insecure-tls --ucp-username admin --ucp-password "$password" --no-start --dtr-load-balancer "$url" "${@:2}" <"$1"; }
+says "without calling the backup a bad one" 4 "^dtr: .*plain.tar is signed by" verify "$WORK/plain.tar" --signed-by "$(printf '0%.0s' $(seq 64))"
+dash() { (cd "$WORK" && backup --output - >"$WORK/dash.tar" && verify - <"$WORK/dash.tar" && ! test -e "$WORK/-"); }
+ok "- is standard output" dash
+says "another replica than that of the folder" 4 "holds replica" backup --existing-replica-id ffffffffffff --output "$WORK/never"
+mkdir "$WORK/thesis" && echo years >"$WORK/thesis/text"
+own_folder() { "$dtr" restore --data-dir "$WORK/thesis" --no-start <"$WORK/plain.tar"; }
+says "a restore into somebody's own folder" 4 "\"text\", which is not a replica's" own_folder
 for bad in cut.tar flipped.tar foreign.tar empty; do
     says "a restore from $bad is refused" 3 "." restore "$WORK/$bad"
 done

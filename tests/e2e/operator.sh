@@ -16,6 +16,11 @@ stop_replica() { "$dtr" destroy --data-dir "$data" --yes; }
 on_exit stop_replica
 here="--data-dir $data"
 
+short() { "$dtr" install --data-dir "$data" --no-start --admin-password short; }
+refused "a password that is too short is refused" "8 to 1024" short
+fails "before anything is written" test -e "$data/store.redb"
+loud() { "$dtr" install --data-dir "$data" --no-start --log-level loud; }
+refused "so is a log level that is none" "loud" loud
 # install without a password makes one, shows it once and keeps it nowhere.
 install() {
     "$dtr" install --data-dir "$data" --dtr-external-url "https://localhost:$port" --replica-https-port "$port" \

@@ -86,6 +86,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         if let Some(error) = cause.downcast_ref::<dtr_replica::RestoreError>() {
             return error.exit().code();
         }
+        if let Some(dtr_replica::InstallError::ExternalUrl(_)) = cause.downcast_ref() {
+            return dtr_recovery::Exit::Usage.code();
+        }
         if let Some(dtr_replica::OfflineError::Recovery(error)) = cause.downcast_ref() {
             return error.exit().code();
         }

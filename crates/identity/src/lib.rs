@@ -16,12 +16,14 @@ pub mod service_token;
 mod transfer;
 pub mod wire;
 
-pub use built_in::{BuiltIn, BuiltInOptions, Cost, ExportCursor};
+pub use built_in::{BuiltIn, BuiltInOptions, Cost, ExportCursor, check_password_form};
 pub use manage::{
     AccountChange, Actor, ManageError, NewAccount, NewTeam, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN,
     ServiceForm, TeamChange,
 };
 pub use principal::{Identity, IdentityError, Principal};
 pub use query::{AccountCounts, AccountFilter, AccountPage, AccountQuery, Login, Member};
-pub use remote::{Remote, RemoteError, RemoteOptions, STALE_MAX, UcpClient, UcpError};
+pub use remote::{
+    Remote, RemoteError, RemoteOptions, STALE_MAX, UcpClient, UcpError, sends_in_the_clear,
+};
 pub use transfer::{AccountRecords, ExportLine, ImportAnswer};

@@ -142,7 +142,10 @@ impl ReplicaConfig {
 /// Whether a path is a folder with something in it.
 pub(crate) fn is_occupied(path: &Path) -> io::Result<bool> {
     match fs::read_dir(path) {
-        Ok(mut entries) => Ok(entries.next().is_some()),
+        // A file system of its own has a folder for what its check finds.
+        Ok(mut entries) => {
+            Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != "lost+found")))
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
     }

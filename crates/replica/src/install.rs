@@ -2,6 +2,7 @@
 //! store one that is served is written last.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,7 +12,10 @@ use std::{
 use dtr_blobs::{BlobError, FileStorage};
 use dtr_catalog::{
     Catalog, CatalogError,
-    records::{ClusterRecord, DATA_FORMAT, IdentitySource, Service, ServiceReplica, Settings},
+    records::{
+        CertificateRecord, ClusterRecord, DATA_FORMAT, IdentitySource, Service, ServiceReplica,
+        Settings,
+    },
 };
 use dtr_identity::{BuiltIn, BuiltInOptions, ManageError, ServiceForm, UcpClient, UcpError};
 use dtr_store::StoreError;
@@ -100,6 +104,16 @@ pub enum InstallError {
         "{0} is not empty: a replica, or a part of one, is there; remove it with \"dtr destroy --data-dir {0}\", or choose another data directory"
     )]
     Occupied(PathBuf),
+    /// There is something in the data directory that is not a replica's.
+    #[error(
+        "{path} holds \"{found}\", which is not a replica's; choose an empty folder with --data-dir"
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What was found there.
+        found: String,
+    },
     /// The data directory cannot be used.
     #[error(
         "cannot use {path} as data directory: {source}; check its permissions, or choose another with --data-dir"
@@ -235,10 +249,22 @@ impl ReplicaOptions {
 /// Refuses a data directory with something in it, and makes it otherwise.
 pub(crate) fn take_directory(dir: &DataDir) -> Result<(), InstallError> {
     let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
+    only_ours(dir)?;
     if dir.is_occupied().map_err(refused)? {
         return Err(InstallError::Occupied(dir.root().to_owned()));
     }
     dir.create().map_err(refused)
+}
+
+/// Refuses a folder with something in it that is not a replica's: it would be taken for the replica's, and in the way of
+/// its removal.
+pub(crate) fn only_ours(dir: &DataDir) -> Result<(), InstallError> {
+    match crate::plan_destroy(dir, true) {
+        Err(crate::DestroyError::Foreign { path, found }) => {
+            Err(InstallError::Foreign { path, found })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens the store of a data directory.
@@ -402,24 +428,49 @@ pub async fn install(
         let (record, told) = assets::checked_web_certificate(given, &names, SystemClock.now())?;
         (certificate, warnings) = (Some(record), told);
     }
-    if let IdentityOptions::Ucp(ucp) = identity {
-        login(ucp).await?;
+    match identity {
+        IdentityOptions::Ucp(ucp) => drop(login(ucp).await?),
+        IdentityOptions::BuiltIn { password, .. } => dtr_identity::check_password_form(password)?,
     }
     take_directory(dir)?;
-    open_blobs(dir, &config).await?;
+    let made = fill(dir, options, &config, &names, certificate, identity).await;
+    if let Err(error) = made {
+        // It was empty: whatever is in it now is ours, and would be in the way of the next try.
+        if let Ok(plan) = crate::plan_destroy(dir, true) {
+            plan.files.iter().for_each(|path| {
+                if fs::remove_file(path).is_err() {
+                    drop(fs::remove_dir_all(path));
+                }
+            });
+        }
+        return Err(error);
+    }
+    Ok(Installed { id, url: options.url()?, warnings })
+}
+
+/// Puts a replica into a data directory that is empty.
+async fn fill(
+    dir: &DataDir,
+    options: &ReplicaOptions,
+    config: &ReplicaConfig,
+    names: &SubjectNames,
+    certificate: Option<CertificateRecord>,
+    identity: &IdentityOptions,
+) -> Result<(), InstallError> {
+    open_blobs(dir, config).await?;
     let catalog = open_catalog(dir)?;
     assets::ensure(&catalog).await?;
     if let Some(record) = &certificate {
         catalog.put(record).await?;
     }
-    assets::web_certificate(&catalog, &names).await?;
+    assets::web_certificate(&catalog, names).await?;
     if let Some(url) = &options.external_url {
         let settings = Settings { dtr_host: external_host(url)?, ..Settings::default() };
         catalog.put(&settings).await?;
     }
     let url = options.url()?;
     let source = match identity {
-        IdentityOptions::Ucp(ucp) => register(&catalog, &url, &config, ucp).await?,
+        IdentityOptions::Ucp(ucp) => register(&catalog, &url, config, ucp).await?,
         IdentityOptions::BuiltIn { admin, password } => {
             let built_in = BuiltIn::new(catalog.clone(), BuiltInOptions::default());
             built_in.create_first_admin(admin.clone(), password.clone()).await?;
@@ -436,7 +487,7 @@ pub async fn install(
         restored_from: None,
     };
     catalog.create_cluster(&cluster).await?;
-    Ok(Installed { id, url, warnings })
+    Ok(())
 }
 
 #[cfg(test)]

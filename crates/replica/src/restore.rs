@@ -82,7 +82,7 @@ pub enum RestoreError {
     )]
     UcpNeeded(String),
     /// Another key signed it.
-    #[error("the archive is signed by key {found}, not by {wanted}; nothing was changed")]
+    #[error("the archive is signed by key {found}, not by \"{wanted}\"; nothing was changed")]
     OtherSigner {
         /// Whose signature is wanted.
         wanted: String,
@@ -101,7 +101,10 @@ impl RestoreError {
             Self::Recovery(error) => error.exit(),
             Self::UcpNeeded(_)
             | Self::OtherSigner { .. }
-            | Self::Install(InstallError::Occupied(_)) => dtr_recovery::Exit::Refused,
+            | Self::Install(InstallError::Occupied(_) | InstallError::Foreign { .. }) => {
+                dtr_recovery::Exit::Refused
+            }
+            Self::Install(InstallError::ExternalUrl(_)) => dtr_recovery::Exit::Usage,
             Self::Install(_) | Self::Remote(_) => dtr_recovery::Exit::Failed,
         }
     }
@@ -306,7 +309,7 @@ pub async fn restore(
         .await
         .map_err(|error| io_failed(&error))??;
     if let Some(wanted) = &request.signed_by
-        && (wanted.len() < 16 || !header.signer.key_id.starts_with(wanted.as_str()))
+        && (wanted.len() < 32 || !header.signer.key_id.starts_with(&wanted.to_ascii_lowercase()))
     {
         return Err(RestoreError::OtherSigner {
             wanted: wanted.clone(),
@@ -316,6 +319,7 @@ pub async fn restore(
     if crate::running(dir).is_some() {
         return Err(InstallError::Occupied(dir.root().to_owned()).into());
     }
+    crate::install::only_ours(dir)?;
     if dir.store_file().exists() {
         let known = open_catalog(dir).map_err(InstallError::from)?;
         if known.cluster().await.map_err(InstallError::from)?.is_some() {

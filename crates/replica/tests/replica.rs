@@ -125,7 +125,21 @@ async fn an_installation_is_for_its_owner_alone_and_only_into_an_empty_folder() 
     fs::create_dir(own.root()).expect("made");
     fs::write(own.root().join("thesis.txt"), "years").expect("written");
     let refused = install(&own, &options(), &identity).await;
-    assert!(matches!(refused, Err(InstallError::Occupied(_))), "{refused:?}");
+    assert!(matches!(refused, Err(InstallError::Foreign { .. })), "{refused:?}");
+    // What is refused leaves nothing behind that would be in the way of the next try.
+    let short = IdentityOptions::BuiltIn {
+        admin: "other".parse().expect("a name"),
+        password: Secret::new("short"),
+    };
+    let mounted = DataDir::new(folder.path().join("mounted"));
+    fs::create_dir_all(mounted.root().join("lost+found")).expect("made");
+    let refused = install(&mounted, &options(), &short).await;
+    assert!(matches!(refused, Err(InstallError::Identity(_))), "{refused:?}");
+    let elsewhere = ReplicaOptions { storage_volume: Some("/proc/nothing".into()), ..options() };
+    let refused = install(&mounted, &elsewhere, &identity).await;
+    assert!(matches!(refused, Err(InstallError::Storage(_))), "{refused:?}");
+    assert_eq!(fs::read_dir(mounted.root()).expect("reads").count(), 1);
+    install(&mounted, &options(), &identity).await.expect("installed");
     let planned = plan_destroy(&own, false);
     assert!(matches!(planned, Err(DestroyError::Foreign { .. })), "{planned:?}");
     assert_eq!(fs::read_dir(own.root()).expect("reads").count(), 1);

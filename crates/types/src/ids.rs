@@ -8,7 +8,7 @@ use crate::Random;
 
 /// A text that is not an id of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{text}\" is not a {kind}: {form}")]
+#[error("\"{text}\" is not {} {kind}: {form}", crate::name::article(kind))]
 pub struct IdError {
     text: String,
     kind: &'static str,

@@ -6,11 +6,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// Why a text cannot be a name of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{text}\" is not a {kind}: {rule}")]
+#[error("\"{text}\" is not {} {kind}: {rule}", article(kind))]
 pub struct NameError {
     text: String,
     kind: &'static str,
     rule: &'static str,
+}
+
+/// `a` or `an`, for a message.
+pub(crate) fn article(kind: &str) -> &'static str {
+    if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 fn refuse<T>(text: &str, kind: &'static str, rule: &'static str) -> Result<T, NameError> {

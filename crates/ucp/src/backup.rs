@@ -204,6 +204,12 @@ async fn from_address(
     let Some(username) = &args.ucp_username else {
         bail!("--ucp-url needs --ucp-username, an administrator of that UCP");
     };
+    if dtr_identity::sends_in_the_clear(url) {
+        eprintln!(
+            "ucp: warning: {} is not encrypted: whoever is in between reads the password and the backup; use https://",
+            url.escape_debug()
+        );
+    }
     let password = match &args.ucp_password {
         Some(password) => password.clone(),
         None if io::stdin().is_terminal() => {

@@ -128,7 +128,8 @@ pub struct StorageArgs {
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// error, warn, info, debug or trace [default: info]
-    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL", ignore_case = true)]
+    #[arg(value_parser = ["error", "warn", "info", "debug", "trace"], hide_possible_values = true)]
     pub log_level: Option<String>,
     /// text or json [default: text]
     #[arg(long, env = "DTR_LOG_FORMAT", value_name = "FORMAT")]

@@ -70,18 +70,6 @@ fn given(text: Option<&String>) -> Option<String> {
     text.map(|text| text.trim()).filter(|text| !text.is_empty()).map(ToOwned::to_owned)
 }
 
-/// Whether what goes to an address can be read on its way. Nobody is in between on this machine itself.
-fn sends_in_the_clear(url: &str) -> bool {
-    let Ok(url) = url::Url::parse(url) else { return false };
-    let here = match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => true,
-    };
-    url.scheme() == "http" && !here
-}
-
 impl UcpArgs {
     /// How the identity service is verified.
     pub fn tls(&self) -> TlsOptions {
@@ -98,7 +86,7 @@ impl UcpArgs {
             Some(url) => url,
             None => terminal::ask("UCP URL", "--ucp-url, or UCP_URL in the environment")?,
         };
-        if sends_in_the_clear(&url) {
+        if dtr_identity::sends_in_the_clear(&url) {
             terminal::say(&format!(
                 "warning: {} is not encrypted: whoever is in between reads the password; use https://",
                 terminal::harmless(&url)
@@ -138,8 +126,24 @@ pub async fn with<T>(
 /// [`NotRunning`] for a data directory whose replica is not served; else what could not be reached, and why.
 pub async fn connect(args: &ConnectArgs) -> Result<Connection> {
     match (&args.ucp.ucp_url, &args.data_dir) {
-        (None, Some(dir)) => local(dir),
+        (None, Some(dir)) => {
+            same_replica(dir, args.existing_replica_id.as_ref())?;
+            local(dir)
+        }
         _ => remote(args).await,
+    }
+}
+
+/// Refuses a folder that holds another replica than the one that was named.
+fn same_replica(dir: &Path, wanted: Option<&ReplicaId>) -> Result<()> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    // What cannot be read is told by the connection.
+    match dtr_replica::ReplicaConfig::load(&dtr_replica::DataDir::new(dir)) {
+        Ok(config) if config.id != *wanted => {
+            let what = format!("{} holds replica {}, not {wanted}", dir.display(), config.id);
+            Err(Failure::ending(dtr_recovery::Exit::Refused, what))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -332,19 +336,6 @@ mod tests {
             .collect();
         let id = dtr_types::ServiceId::random(&dtr_types::SystemRandom);
         serde_json::from_value(serde_json::json!({"id": id, "replicas": replicas})).expect("valid")
-    }
-
-    #[test]
-    fn a_password_in_the_clear_is_warned_of() {
-        for url in ["http://ucp.example.com", "HTTP://10.0.0.1:8080", "http://[2001:db8::1]/"] {
-            assert!(sends_in_the_clear(url), "{url}");
-        }
-        let fine = ["https://ucp.example.com", "ucp.example.com", "ucp.example.com:443"];
-        for url in
-            fine.into_iter().chain(["http://127.0.0.1:80", "http://localhost", "http://[::1]"])
-        {
-            assert!(!sends_in_the_clear(url), "{url}");
-        }
     }
 
     #[test]

@@ -20,7 +20,11 @@ const ATTEMPTS_MAX: usize = 64;
 /// Longest full name, in characters.
 const FULL_NAME_MAX: usize = 256;
 
-fn check_password_form(password: &Secret) -> Result<(), ManageError> {
+/// Whether a password is one that is taken: neither too short nor too long.
+///
+/// # Errors
+/// [`ManageError::Invalid`], which says what it takes.
+pub fn check_password_form(password: &Secret) -> Result<(), ManageError> {
     let length = password.expose().len();
     if (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&length) {
         return Ok(());

@@ -24,6 +24,7 @@ use dtr_catalog::{
 };
 use dtr_types::{AccountId, AccountName, Secret, Timestamp};
 
+pub use accounts::check_password_form;
 pub use password::Cost;
 pub use transfer::ExportCursor;
 

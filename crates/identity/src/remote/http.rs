@@ -78,6 +78,18 @@ impl UcpError {
     }
 }
 
+/// Whether what goes to an address can be read on its way. Nobody is in between on this machine itself.
+pub fn sends_in_the_clear(url: &str) -> bool {
+    let Ok(url) = url::Url::parse(url) else { return false };
+    let here = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => true,
+    };
+    url.scheme() == "http" && !here
+}
+
 /// An HTTP client for one UCP.
 #[derive(Clone, Debug)]
 pub(crate) struct Http {
@@ -292,4 +304,22 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_the_clear_is_warned_of() {
+        for url in ["http://ucp.example.com", "HTTP://10.0.0.1:8080", "http://[2001:db8::1]/"] {
+            assert!(sends_in_the_clear(url), "{url}");
+        }
+        let fine = ["https://ucp.example.com", "ucp.example.com", "ucp.example.com:443"];
+        for url in
+            fine.into_iter().chain(["http://127.0.0.1:80", "http://localhost", "http://[::1]"])
+        {
+            assert!(!sends_in_the_clear(url), "{url}");
+        }
+    }
 }

@@ -18,7 +18,7 @@ use dtr_types::{
 use serde::de::DeserializeOwned;
 
 pub use client::UcpClient;
-pub use http::UcpError;
+pub use http::{UcpError, sends_in_the_clear};
 
 use self::{
     breaker::Breaker,

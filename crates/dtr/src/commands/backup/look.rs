@@ -128,8 +128,9 @@ async fn verify(
     if let Some(wanted) = signed_by
         && !same_key(wanted, &report.key_id)
     {
-        let what = format!("it is signed by key {}, not by {wanted}", report.key_id);
-        return Err(Failure::ending(Exit::Refused, what).context(cannot()));
+        let what =
+            format!("{} is signed by key {}, not by \"{wanted}\"", named(file), report.key_id);
+        return Err(Failure::ending(Exit::Refused, what));
     }
     match report.exit() {
         Exit::Done => Ok(()),

@@ -50,7 +50,8 @@ impl Drop for Part {
 impl Sink {
     /// Opens the output: the file, or standard output where there is none. Nothing is written but the encryption's head.
     pub fn open(file: Option<&Path>, encryption: &Encryption) -> Result<Self> {
-        let (out, part) = match file {
+        // As elsewhere, and as `verify` reads it: standard output.
+        let (out, part) = match file.filter(|file| *file != Path::new("-")) {
             None => (standard_output()?, None),
             Some(file) => {
                 let (out, part) = part_of(file)?;
