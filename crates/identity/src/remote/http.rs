@@ -124,7 +124,7 @@ impl Http {
     }
 
     fn away(&self, error: reqwest::Error) -> UcpError {
-        UcpError::Away { url: self.base.clone(), reason: chain(&error.without_url()) }
+        UcpError::Away { url: self.base.clone(), reason: advised(chain(&error.without_url())) }
     }
 
     async fn send(&self, call: Call<'_>, timeout: Duration) -> Result<Response, UcpError> {
@@ -306,9 +306,32 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// What a library says, with what a person can do about it.
+fn advised(reason: String) -> String {
+    let advice = if reason.contains("UnknownIssuer") {
+        "its authority is not known here; give it with --ucp-ca \"$(cat ca.pem)\" (fetch it from /ca there and compare its fingerprint)"
+    } else if reason.contains("NotValidForName") {
+        "its certificate does not name this address"
+    } else if reason.contains("invalid HTTP version") {
+        "it does not speak plain HTTP; use https://"
+    } else {
+        return reason;
+    };
+    format!("{advice}: {reason}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_person_can_do_is_said() {
+        let unknown =
+            advised("error sending request: invalid peer certificate: UnknownIssuer".to_owned());
+        assert!(unknown.starts_with("its authority") && unknown.ends_with("UnknownIssuer"));
+        assert!(advised("invalid HTTP version parsed".to_owned()).contains("https://"));
+        assert_eq!(advised("connection refused".to_owned()), "connection refused");
+    }
 
     #[test]
     fn a_password_in_the_clear_is_warned_of() {
