@@ -21,6 +21,7 @@ refused "a password that is too short is refused" "8 to 1024" short
 fails "before anything is written" test -e "$data/store.redb"
 loud() { "$dtr" install --data-dir "$data" --no-start --log-level loud; }
 refused "so is a log level that is none" "loud" loud
+refused "and a port that nobody could find" "0 is not in" "$dtr" install --data-dir "$data" --no-start --replica-https-port 0
 # install without a password makes one, shows it once and keeps it nowhere.
 install() {
     "$dtr" install --data-dir "$data" --dtr-external-url "https://localhost:$port" --replica-https-port "$port" \

@@ -66,6 +66,7 @@ pub struct NetworkArgs {
     pub dtr_external_url: Option<String>,
     /// Port for HTTPS [default: 443]
     #[arg(long, env = "REPLICA_HTTPS_PORT", value_name = "PORT")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub replica_https_port: Option<u16>,
     /// Port that redirects to HTTPS; 0 for none [default: 80]
     #[arg(long, env = "REPLICA_HTTP_PORT", value_name = "PORT")]
