@@ -43,6 +43,8 @@ pub enum Operation {
     ChangeSettings,
     /// See the status of the cluster.
     ViewClusterStatus,
+    /// Let replicas in, and remove them.
+    ManageCluster,
     /// See alerts.
     ViewAlerts,
     /// Run the collector.
@@ -179,6 +181,7 @@ pub const RULES: &[Rule] = {
         on_system(O::ViewSettings, "see settings"),
         on_system(O::ChangeSettings, "change settings and certificates"),
         on_system(O::ViewClusterStatus, "see the status of the cluster"),
+        on_system(O::ManageCluster, "let replicas in, and remove them"),
         on_system(O::ViewAlerts, "see alerts"),
         on_system(O::CollectGarbage, "run the collector"),
         on_system(O::TakeBackup, "take and list backups"),

@@ -8,6 +8,7 @@ mod accounts;
 mod alerts;
 mod auth;
 mod backup;
+mod cluster;
 mod error;
 mod events;
 mod extract;
@@ -90,6 +91,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(index::docker_search))
         .routes(routes!(meta::settings, meta::change_settings))
         .routes(routes!(meta::cluster_status))
+        .routes(routes!(cluster::join))
+        .routes(routes!(cluster::remove))
         .routes(routes!(meta::features))
         .routes(routes!(meta::alerts))
         .routes(routes!(meta::set_certificate))

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::{Json, extract::State, http::StatusCode};
 use dtr_access::Operation;
 use dtr_catalog::records::{CertificateRecord, EventType, IdentitySource, Settings};
+use dtr_cluster::MemberView;
 use dtr_store::{Transaction, hold};
 use dtr_transport::pki;
 use dtr_types::Secret;
@@ -170,6 +171,10 @@ pub(crate) async fn cluster_status(
     asking: Asking,
 ) -> Result<Json<Value>, ApiError> {
     let _permit = auth::system(&state, &asking, Operation::ViewClusterStatus).await?;
+    let members = members(&state).await;
+    if let Err(error) = state.catalog.store().revision().await {
+        return Ok(Json(without_store(&state, &members, &error.to_string()).await));
+    }
     let now = state.catalog.now();
     let settings = state.catalog.settings().await?;
     let replicas = state.catalog.replicas().await?;
@@ -199,6 +204,7 @@ pub(crate) async fn cluster_status(
         "replica_timestamp": by_id(&|r| json!(r.reported_at)),
         "replica_readonly": by_id(&|_| json!(settings.read_only_registry)),
         "replica_address": by_id(&|r| json!(r.address)),
+        "members": members.iter().map(member).collect::<Vec<_>>(),
         "gc_lock_holder": "",
         "identity": identity,
         "store": {
@@ -220,6 +226,48 @@ pub(crate) async fn cluster_status(
         },
         "last_backup": state.catalog.last_backup().await?,
     })))
+}
+
+/// The members of etcd, where there are any.
+async fn members(state: &ApiState) -> Vec<MemberView> {
+    let Some(cluster) = &state.cluster else { return Vec::new() };
+    cluster.members().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the members of etcd cannot be listed");
+        Vec::new()
+    })
+}
+
+fn member(member: &MemberView) -> Value {
+    json!({
+        "replica": member.facts.name.trim_start_matches("dtr-"),
+        "votes": !member.facts.learner,
+        "leads": member.leader,
+        "problem": member.problem,
+        "peer_urls": member.facts.peer_urls,
+    })
+}
+
+/// What can be told when the store does not answer, as without a majority.
+async fn without_store(state: &ApiState, members: &[MemberView], problem: &str) -> Value {
+    let storage = state.blobs.health().await;
+    let health = members.iter().map(|member| {
+        let id = member.facts.name.trim_start_matches("dtr-").to_owned();
+        (id, json!(member.problem.as_deref().unwrap_or("answers, without a majority")))
+    });
+    let mut health: serde_json::Map<_, _> = health.collect();
+    health.entry(state.replica.to_string()).or_insert_with(|| json!(problem));
+    json!({
+        "version": state.version,
+        "replica_health": health,
+        "members": members.iter().map(member).collect::<Vec<_>>(),
+        "identity": "not known without the store",
+        "store": { "problem": problem },
+        "blob_storage": {
+            "health": storage.problem.as_deref().unwrap_or("OK"),
+            "free_bytes": storage.free,
+            "total_bytes": storage.total,
+        },
+    })
 }
 
 /// What this registry can do

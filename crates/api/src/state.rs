@@ -8,6 +8,7 @@ use dtr_catalog::{
     Catalog,
     records::{Event, EventObject, EventType, Membership, Repository, TeamMembership},
 };
+use dtr_cluster::Cluster;
 use dtr_identity::{AccountQuery, AccountRecords, BuiltIn, Identity};
 use dtr_jobs::Scheduler;
 use dtr_types::{ReplicaId, Secret};
@@ -27,6 +28,8 @@ pub struct ApiState {
     pub access: Access,
     /// Background work.
     pub scheduler: Arc<Scheduler>,
+    /// The cluster, when there can be several replicas.
+    pub cluster: Option<Cluster>,
     /// This replica.
     pub replica: ReplicaId,
     /// The version of the program.

@@ -176,6 +176,17 @@ impl Api {
         }
     }
 
+    /// Deletes something, and says what the service answers.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn delete_with_answer<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<T, ClientError> {
+        self.exchange(Method::DELETE, path, None::<&()>).await
+    }
+
     /// All records of a list, page by page. `field` names the array in each answer; an answer that is an array itself is
     /// taken as it is.
     ///

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dtr_cluster::EtcdConfig;
 use dtr_types::ReplicaId;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,23 @@ pub enum StorageConfig {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         root: Option<PathBuf>,
     },
+}
+
+/// Where the replica keeps its metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum StoreConfig {
+    /// A file of its own: for one replica.
+    #[default]
+    Embedded,
+    /// An etcd that the replicas of the cluster share.
+    Etcd(EtcdConfig),
+}
+
+impl StoreConfig {
+    fn is_embedded(&self) -> bool {
+        *self == Self::Embedded
+    }
 }
 
 /// A replica's own configuration: `replica.json`.
@@ -46,6 +64,9 @@ pub struct ReplicaConfig {
     pub trusted_proxies: Vec<String>,
     /// Where other machines reach it: `https://host:port`.
     pub address: String,
+    /// Where metadata is.
+    #[serde(default, skip_serializing_if = "StoreConfig::is_embedded")]
+    pub store: StoreConfig,
     /// Where image content is.
     pub storage: StorageConfig,
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of `tracing`.

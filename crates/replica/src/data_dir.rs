@@ -4,6 +4,7 @@
 //! <data directory>/          0700
 //!   replica.json             ports, storage, id: what must be known before the store is open
 //!   store.redb               all metadata (embedded engine)
+//!   etcd/                    instead of it, with etcd: its data and certificates (dtr_cluster::Folder)
 //!   blobs/                   image content, unless --dtr-storage-volume names another place
 //!   local.sock               the way in for who may read this folder: no password asked
 //!   dtr.pid, dtr.log         of a replica that "install" started
@@ -51,6 +52,11 @@ impl DataDir {
     /// The embedded engine's file.
     pub fn store_file(&self) -> PathBuf {
         self.root.join("store.redb")
+    }
+
+    /// What belongs to etcd.
+    pub fn etcd(&self) -> dtr_cluster::Folder {
+        dtr_cluster::Folder::new(self.root.join("etcd"))
     }
 
     /// Image content, unless another place was named.

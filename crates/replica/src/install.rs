@@ -19,12 +19,12 @@ use dtr_catalog::{
 };
 use dtr_identity::{BuiltIn, BuiltInOptions, ManageError, ServiceForm, UcpClient, UcpError};
 use dtr_store::StoreError;
-use dtr_store_embedded::EmbeddedStore;
 use dtr_transport::pki::{PkiError, SubjectNames};
 use dtr_types::{AccountName, Clock as _, ClusterId, ReplicaId, Secret, SystemClock, SystemRandom};
 
 use crate::{
-    AssetError, ConfigError, DataDir, ReplicaConfig, StorageConfig, UserCertificate, assets,
+    AssetError, ConfigError, DataDir, JoinError, Metadata, OpenError, ReplicaConfig, StorageConfig,
+    StoreConfig, StoreOptions, UserCertificate, assets, cluster::Founding,
 };
 
 /// How a new replica is set up.
@@ -48,6 +48,8 @@ pub struct ReplicaOptions {
     pub node: String,
     /// A certificate of the user's own.
     pub certificate: Option<UserCertificate>,
+    /// Where metadata is kept.
+    pub store: StoreOptions,
     /// Where image content is kept; inside the data directory when not given.
     pub storage_volume: Option<PathBuf>,
     /// What is logged.
@@ -159,6 +161,12 @@ pub enum InstallError {
     /// The configuration cannot be written.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The metadata cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The link to the other replicas cannot be made.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// Networks of trusted proxies.
     #[error(transparent)]
     Proxies(#[from] dtr_transport::NetworkError),
@@ -239,6 +247,7 @@ impl ReplicaOptions {
             plain_http: self.plain_http,
             trusted_proxies: self.trusted_proxies.clone(),
             address: self.address()?,
+            store: StoreConfig::Embedded,
             storage: StorageConfig::Filesystem { root: self.storage_volume.clone() },
             log_level: self.log_level.clone(),
             log_format: self.log_format.clone(),
@@ -265,12 +274,6 @@ pub(crate) fn only_ours(dir: &DataDir) -> Result<(), InstallError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Opens the store of a data directory.
-pub(crate) fn open_catalog(dir: &DataDir) -> Result<Catalog, StoreError> {
-    let store = EmbeddedStore::open(&dir.store_file(), dtr_store_embedded::Options::default())?;
-    Ok(Catalog::new(store, Arc::new(SystemClock), Arc::new(SystemRandom)))
 }
 
 /// Opens the blob storage of a replica.
@@ -309,7 +312,11 @@ pub(crate) async fn registration(
 ) -> Result<ServiceForm, AssetError> {
     let (_, public_key) = assets::service_key(catalog).await?;
     let ca_bundle = assets::trust_bundle(catalog).await?;
-    Ok(registration_form(url, config, public_key, ca_bundle))
+    let form = registration_form(url, config, public_key, ca_bundle);
+    let others = catalog.replicas().await?.into_iter().filter(|replica| replica.id != config.id);
+    let others = others.map(|replica| ServiceReplica { id: replica.id, address: replica.address });
+    let replicas = form.replicas.into_iter().flatten().chain(others).collect();
+    Ok(ServiceForm { replicas: Some(replicas), ..form })
 }
 
 /// The same, of what is not in a store yet.
@@ -420,8 +427,11 @@ pub async fn install(
     identity: &IdentityOptions,
 ) -> Result<Installed, InstallError> {
     let id = options.id.clone().unwrap_or_else(|| ReplicaId::random(&SystemRandom));
-    let config = options.config(id.clone())?;
+    let mut config = options.config(id.clone())?;
     let names = options.names()?;
+    let cluster_id = ClusterId::random(&SystemRandom);
+    let founding = options.store.found(options, &id, &cluster_id)?;
+    config.store = founding.config.clone();
     let mut warnings = Vec::new();
     let mut certificate = None;
     if let Some(given) = &options.certificate {
@@ -433,7 +443,8 @@ pub async fn install(
         IdentityOptions::BuiltIn { password, .. } => dtr_identity::check_password_form(password)?,
     }
     take_directory(dir)?;
-    let made = fill(dir, options, &config, &names, certificate, identity).await;
+    let founded = Founded { cluster: cluster_id, founding };
+    let made = fill(dir, options, &config, &names, certificate, identity, founded).await;
     if let Err(error) = made {
         // It was empty: whatever is in it now is ours, and would be in the way of the next try.
         if let Ok(plan) = crate::plan_destroy(dir, true) {
@@ -448,6 +459,12 @@ pub async fn install(
     Ok(Installed { id, url: options.url()?, warnings })
 }
 
+/// What is made before there is a store.
+struct Founded {
+    cluster: ClusterId,
+    founding: Founding,
+}
+
 /// Puts a replica into a data directory that is empty.
 async fn fill(
     dir: &DataDir,
@@ -456,9 +473,18 @@ async fn fill(
     names: &SubjectNames,
     certificate: Option<CertificateRecord>,
     identity: &IdentityOptions,
+    founded: Founded,
 ) -> Result<(), InstallError> {
     open_blobs(dir, config).await?;
-    let catalog = open_catalog(dir)?;
+    founded.founding.write(dir)?;
+    let metadata = Metadata::open(dir, config).await?;
+    let catalog = metadata.catalog.clone();
+    if catalog.cluster().await?.is_some() {
+        return Err(JoinError::Taken.into());
+    }
+    for record in founded.founding.records(catalog.now()) {
+        catalog.put(&record).await?;
+    }
     assets::ensure(&catalog).await?;
     if let Some(record) = &certificate {
         catalog.put(record).await?;
@@ -479,7 +505,7 @@ async fn fill(
     };
     config.save(dir)?;
     let cluster = ClusterRecord {
-        id: ClusterId::random(&SystemRandom),
+        id: founded.cluster,
         data_format: DATA_FORMAT,
         created_at: catalog.now(),
         created_by: env!("CARGO_PKG_VERSION").to_owned(),
@@ -487,6 +513,8 @@ async fn fill(
         restored_from: None,
     };
     catalog.create_cluster(&cluster).await?;
+    drop(catalog);
+    metadata.close().await;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! - [`bind`] puts the rooms together, [`Serving::run`] serves them: after `serve.rs` one knows every part.
 
 mod assets;
+mod cluster;
 mod config;
 mod data_dir;
 mod follow;
@@ -12,18 +13,24 @@ mod health;
 mod heartbeat;
 mod install;
 mod lifecycle;
+mod metadata;
+mod repair;
 mod restore;
 mod serve;
 
 pub use assets::{AssetError, UserCertificate};
-pub use config::{ConfigError, ReplicaConfig, StorageConfig, any_address};
+pub use cluster::{EtcdOptions, GivenEtcd, JoinError, Joining, StoreOptions};
+pub use config::{ConfigError, ReplicaConfig, StorageConfig, StoreConfig, any_address};
 pub use data_dir::DataDir;
 pub use install::{IdentityOptions, InstallError, Installed, ReplicaOptions, UcpLogin, install};
 pub use lifecycle::{
     DestroyError, DestroyPlan, OfflineError, backup_offline, destroy, is_ready, plan_destroy,
     running, start, stop,
 };
+pub use metadata::{Metadata, OpenError};
+pub use repair::{Alone, RepairError, repair, survey};
 pub use restore::{RestoreError, RestoreRequest, Restored, restore};
 pub use serve::{Opened, ServeError, Serving, bind, open};
 
+pub use dtr_cluster::{Admission, CLIENT_PORT, JoinRequest, PEER_PORT};
 pub use dtr_service::begin_session;

@@ -94,8 +94,16 @@ pub enum DestroyError {
 }
 
 /// What a replica may have in its data directory.
-const OURS: &[&str] =
-    &["replica.json", "store.redb", "blobs", "local.sock", "dtr.pid", "dtr.log", "lost+found"];
+const OURS: &[&str] = &[
+    "replica.json",
+    "store.redb",
+    "etcd",
+    "blobs",
+    "local.sock",
+    "dtr.pid",
+    "dtr.log",
+    "lost+found",
+];
 
 /// What `destroy` removes.
 #[derive(Clone, Debug)]
@@ -203,5 +211,7 @@ pub async fn backup_offline<W: io::Write + Send + 'static>(
     let config = ReplicaConfig::load(dir)?;
     let opened = open(dir, &config).await?;
     options.replica = Some(config.id);
-    Ok(dtr_recovery::backup(&opened.catalog, &opened.blobs, options, out).await?)
+    let backup = dtr_recovery::backup(&opened.catalog, &opened.blobs, options, out).await;
+    opened.close().await;
+    Ok(backup?)
 }

@@ -21,14 +21,12 @@ use dtr_recovery::{
     IdentityTarget, OwnerMap, ProgressFn, RecoveryError, Refusal, RestoreOptions, RestoreReport,
     RestoreTarget,
 };
-use dtr_types::{Clock as _, Random as _, ReplicaId, Secret, SystemClock, SystemRandom};
+use dtr_types::{Clock as _, ClusterId, Random as _, ReplicaId, Secret, SystemClock, SystemRandom};
 
 use crate::{
-    DataDir, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
-    install::{
-        external_host, login, open_blobs, open_blobs_at, open_catalog, registration_form,
-        replace_former,
-    },
+    ConfigError, DataDir, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
+    install::{external_host, login, open_blobs, open_blobs_at, registration_form, replace_former},
+    metadata::Metadata,
 };
 
 /// How an archive is restored.
@@ -293,7 +291,7 @@ pub async fn restore(
     input: Box<dyn Read + Send>,
 ) -> Result<Restored, RestoreError> {
     let id = options.id.clone().unwrap_or_else(|| ReplicaId::random(&SystemRandom));
-    let config = options.config(id.clone())?;
+    let mut config = options.config(id.clone())?;
     let url = options.url()?;
     let names = options.names()?;
     let mut certificates = Vec::new();
@@ -320,28 +318,30 @@ pub async fn restore(
         return Err(InstallError::Occupied(dir.root().to_owned()).into());
     }
     crate::install::only_ours(dir)?;
-    if dir.store_file().exists() {
-        let known = open_catalog(dir).map_err(InstallError::from)?;
-        if known.cluster().await.map_err(InstallError::from)?.is_some() {
-            return Err(InstallError::Occupied(dir.root().to_owned()).into());
-        }
+    if is_complete(dir).await? {
+        return Err(InstallError::Occupied(dir.root().to_owned()).into());
     }
+    let founding = options
+        .store
+        .found(options, &id, &ClusterId::random(&SystemRandom))
+        .map_err(InstallError::from)?;
+    config.store = founding.config.clone();
     let linked = link(&header, &config, &url, &request).await?;
     warnings.extend(linked.warnings);
     certificates.extend(linked.service_key);
+    // The replicas of the lost cluster are strangers to the new one.
+    certificates.extend(founding.records(SystemClock.now()));
     let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
     let empty_before = !dir.is_occupied().map_err(refused)?;
-    let scratch;
-    let (dir, catalog) = if request.dry_run {
-        scratch = dtr_store_embedded::EmbeddedStore::in_memory();
-        let catalog =
-            dtr_catalog::Catalog::new(scratch, Arc::new(SystemClock), Arc::new(SystemRandom));
-        (dir, catalog)
+    let metadata = if request.dry_run {
+        Metadata::scratch()
     } else {
         dir.create().map_err(refused)?;
         config.save(dir).map_err(InstallError::from)?;
-        (dir, open_catalog(dir).map_err(InstallError::from)?)
+        founding.write(dir).map_err(InstallError::from)?;
+        Metadata::open(dir, &config).await.map_err(InstallError::from)?
     };
+    let catalog = metadata.catalog.clone();
     // Opening a storage makes its folder, and a dry run makes nothing: one that is not there is as empty as this one.
     let nowhere = request.dry_run && !config.storage_root(dir).exists();
     let nowhere = nowhere.then(Nowhere::new);
@@ -377,11 +377,34 @@ pub async fn restore(
         }
     }
     drop(target);
+    metadata.close().await;
     if report.is_err() && !request.dry_run && empty_before {
         empty(dir.root());
     }
     let report = report?;
     Ok(Restored { id, url, report, warnings })
+}
+
+/// Whether there is a replica in a data directory that can serve; what a restore left that was cut off makes way for the
+/// next, which begins from the start.
+async fn is_complete(dir: &DataDir) -> Result<bool, RestoreError> {
+    let etcd = dir.etcd();
+    let began = dir.store_file().exists() || etcd.root().exists();
+    // Without its configuration, nothing was ever put there.
+    let config = match ReplicaConfig::load(dir) {
+        Ok(config) if began => config,
+        Ok(_) | Err(ConfigError::NotInstalled(_)) => return Ok(false),
+        Err(error) => return Err(InstallError::from(error).into()),
+    };
+    let known = Metadata::open(dir, &config).await.map_err(InstallError::from)?;
+    let cluster = known.catalog.cluster().await;
+    known.close().await;
+    let complete = cluster.map_err(InstallError::from)?.is_some();
+    if !complete && etcd.root().exists() {
+        std::fs::remove_dir_all(etcd.root())
+            .map_err(|source| InstallError::DataDir { path: etcd.root().to_owned(), source })?;
+    }
+    Ok(complete)
 }
 
 /// An empty folder for as long as it is needed.

@@ -16,6 +16,7 @@ use dtr_catalog::{
     Catalog, CatalogError,
     records::{ClusterRecord, DATA_FORMAT, IdentitySource},
 };
+use dtr_cluster::{Cluster, Ended, Engine, Keeper};
 use dtr_enzi::Enzi;
 use dtr_identity::{
     BuiltIn, BuiltInOptions, Identity, IdentityError, ManageError, Remote, RemoteError,
@@ -24,7 +25,6 @@ use dtr_identity::{
 use dtr_jobs::Scheduler;
 use dtr_registry::Registry;
 use dtr_service::{PidFile, local::Local};
-use dtr_store::StoreError;
 use dtr_transport::{
     ExternalHost, Forwarded, Metrics, Redirect, Server, Shutdown,
     tls::{ServerTls, TlsError},
@@ -34,13 +34,16 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    AssetError, ConfigError, DataDir, ReplicaConfig, assets,
+    AssetError, ConfigError, DataDir, ReplicaConfig, StoreConfig, assets,
     follow::{self, Directory, Follower},
     health::Health,
     heartbeat,
-    install::{open_blobs, open_catalog},
+    install::open_blobs,
+    metadata::{Metadata, OpenError},
 };
 
+/// How often a replica that waits for a majority says so.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long background work may take to end once serving has ended.
 const BACKGROUND_END: Duration = Duration::from_secs(10);
 
@@ -51,13 +54,8 @@ pub enum ServeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Its store.
-    #[error("the store in {path} cannot be opened: {source}")]
-    Store {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: StoreError,
-    },
+    #[error(transparent)]
+    Store(#[from] OpenError),
     /// Its records.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -117,7 +115,6 @@ pub enum ServeError {
 }
 
 /// The parts of a replica that is open.
-#[derive(Clone)]
 pub struct Opened {
     /// The records.
     pub catalog: Catalog,
@@ -125,19 +122,54 @@ pub struct Opened {
     pub blobs: SharedBlobs,
     /// The cluster it belongs to.
     pub cluster: ClusterRecord,
+    /// What keeps etcd running, when metadata is there.
+    engine: Option<Engine>,
 }
 
-/// Opens what is installed in a data directory; checks that this version understands it.
+impl Opened {
+    /// Ends what runs for it.
+    pub async fn close(self) {
+        if let Some(engine) = self.engine {
+            engine.stop().await;
+        }
+    }
+}
+
+/// Opens what is installed in a data directory; checks that this version understands it. With etcd, waits until a
+/// majority answers.
 pub async fn open(dir: &DataDir, config: &ReplicaConfig) -> Result<Opened, ServeError> {
-    let catalog =
-        open_catalog(dir).map_err(|source| ServeError::Store { path: dir.store_file(), source })?;
+    opened(Metadata::open(dir, config).await?, dir, config).await
+}
+
+/// The same, however long it takes until a majority answers: replicas may all be started at once, or one long before the
+/// others.
+async fn open_patiently(dir: &DataDir, config: &ReplicaConfig) -> Result<Opened, ServeError> {
+    let metadata = Metadata::begin(dir, config).await?;
+    if let Some(engine) = &metadata.engine {
+        while let Err(error) = engine.ready(PATIENCE).await {
+            tracing::warn!(
+                %error,
+                "waiting for a majority of the replicas; if this one was removed meanwhile, delete it with \"dtr destroy\"; \
+                 if the others are lost for good, \"dtr emergency-repair\" makes this one a cluster of its own"
+            );
+        }
+    }
+    opened(metadata, dir, config).await
+}
+
+async fn opened(
+    metadata: Metadata,
+    dir: &DataDir,
+    config: &ReplicaConfig,
+) -> Result<Opened, ServeError> {
+    let Metadata { catalog, engine } = metadata;
     let cluster = catalog.cluster().await?;
     let cluster = cluster.ok_or_else(|| ServeError::Unfinished(dir.root().to_owned()))?;
     if cluster.data_format > DATA_FORMAT {
         return Err(ServeError::Newer { found: cluster.data_format, known: DATA_FORMAT });
     }
     let blobs: SharedBlobs = open_blobs(dir, config).await?;
-    Ok(Opened { catalog, blobs, cluster })
+    Ok(Opened { catalog, blobs, cluster, engine })
 }
 
 /// Who says who is who.
@@ -185,6 +217,7 @@ pub struct Serving {
     node: String,
     directory: Option<Directory>,
     external: ExternalHost,
+    dir: DataDir,
 }
 
 impl std::fmt::Debug for Serving {
@@ -203,7 +236,7 @@ pub async fn bind(
     node: &str,
 ) -> Result<Serving, ServeError> {
     let pid_file = PidFile::claim(&dir.pid_file())?;
-    let opened = open(dir, config).await?;
+    let opened = open_patiently(dir, config).await?;
     let Who { identity: who, built_in, remote } = identity(&opened).await?;
     let catalog = opened.catalog.clone();
     let settings = catalog.settings().await?;
@@ -219,6 +252,10 @@ pub async fn bind(
         built_in: built_in.clone(),
         access,
         scheduler: Arc::clone(&scheduler),
+        cluster: opened.engine.as_ref().map(|engine| {
+            let (catalog, blobs) = (catalog.clone(), Arc::clone(&opened.blobs));
+            Cluster::new(catalog, blobs, engine, config.id.clone())
+        }),
         replica: config.id.clone(),
         version: env!("CARGO_PKG_VERSION"),
         reports: Arc::default(),
@@ -253,6 +290,7 @@ pub async fn bind(
         node: node.to_owned(),
         directory,
         external,
+        dir: dir.clone(),
     })
 }
 
@@ -307,6 +345,7 @@ impl Serving {
 
     /// Serves until `shutdown`; then finishes what runs, flushes what is counted, and ends.
     pub async fn run(self, shutdown: Shutdown) {
+        let dir = self.dir;
         let catalog = self.opened.catalog.clone();
         let (scheduler, stop) = (self.scheduler, self.stop.clone());
         self.background.spawn(async move { scheduler.run(stop).await });
@@ -318,6 +357,18 @@ impl Serving {
             self.stop.clone(),
         ));
         let changed = Arc::new(Notify::new());
+        if let Some(engine) = &self.opened.engine {
+            let keeper = keeper(&dir, &self.config, catalog.clone(), engine, &changed);
+            let (stop, drain) = (self.stop.clone(), shutdown.drain.clone());
+            self.background.spawn(async move {
+                if keeper.run(stop).await == Ended::Removed {
+                    tracing::error!(
+                        "this replica was removed from the cluster: it stops; delete what is left of it with \"dtr destroy\""
+                    );
+                    drain.cancel();
+                }
+            });
+        }
         let follower = Follower {
             catalog: catalog.clone(),
             config: self.config.clone(),
@@ -341,6 +392,35 @@ impl Serving {
         if tokio::time::timeout(BACKGROUND_END, self.background.wait()).await.is_err() {
             tracing::warn!("background work was cut off; it goes on at the next start");
         }
+        self.opened.close().await;
         drop(self.pid_file);
     }
+}
+
+/// Looks after the replica's place among the others, and remembers where they are for the next start.
+fn keeper(
+    dir: &DataDir,
+    config: &ReplicaConfig,
+    catalog: Catalog,
+    engine: &Engine,
+    changed: &Arc<Notify>,
+) -> Keeper {
+    let member = match &config.store {
+        StoreConfig::Etcd(etcd) => etcd.member.clone(),
+        StoreConfig::Embedded => None,
+    };
+    let (dir, changed) = (dir.clone(), Arc::clone(changed));
+    Keeper::new(catalog, engine, config.id.clone(), member, move |endpoints| {
+        let remembered = ReplicaConfig::load(&dir).and_then(|mut config| {
+            if let StoreConfig::Etcd(etcd) = &mut config.store {
+                etcd.endpoints = endpoints;
+            }
+            config.save(&dir)
+        });
+        if let Err(error) = remembered {
+            tracing::warn!(%error, "where the other replicas are was not written down");
+        }
+        // The identity service is told who is there.
+        changed.notify_one();
+    })
 }

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use super::wire::Wire;
 
 /// How long a server may take until it answers.
-const START_MAX: Duration = Duration::from_secs(30);
+const START_MAX: Duration = Duration::from_secs(120);
 
 /// The server's program, its folder and its process, while there is one.
 pub struct Server {

@@ -178,6 +178,14 @@ fn request_of(route: &str, repository: &str) -> Option<Request> {
             with(Needs::Admin, json!({ "webTLSCert": "x", "webTLSKey": "x" }))
         }
         ("POST", "gc" | "backups") => plain(Needs::Admin),
+        // Of a registry that has one replica: let in is who is told so.
+        ("POST", "cluster/replicas") => with(
+            Needs::Admin,
+            json!({
+                "replicaId": "000000000000", "host": "a", "clientPort": 1, "peerPort": 2, "publicKey": "", "dataFormat": 1
+            }),
+        ),
+        ("DELETE", "cluster/replicas/{replicaid}") => plain(Needs::Admin),
         _ => None,
     }
 }

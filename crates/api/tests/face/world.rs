@@ -43,6 +43,7 @@ impl World {
             built_in: Some(people.identity.clone()),
             access: people.access.clone(),
             scheduler: Arc::new(Scheduler::new(catalog, blobs)),
+            cluster: None,
             replica: ReplicaId::random(&*random),
             version: "0.0.0",
             reports: Arc::default(),

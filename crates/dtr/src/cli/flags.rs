@@ -117,6 +117,78 @@ pub struct TlsArgs {
     pub dtr_ca: Option<String>,
 }
 
+/// Which engine keeps metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoreEngine {
+    /// A file of the replica's own: for one replica
+    Embedded,
+    /// An etcd that replicas share: for one, three, five or seven
+    Etcd,
+}
+
+/// Where metadata is.
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// Where metadata is kept: in the replica's own file, or in an etcd that several replicas share
+    #[arg(long, env = "DTR_STORE", value_enum, default_value_t = StoreEngine::Embedded)]
+    pub store: StoreEngine,
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+}
+
+/// How replicas reach each other's etcd.
+#[derive(Debug, Args)]
+pub struct EtcdArgs {
+    /// Host under which the other replicas reach this machine [default: --listen-address, or the machine's name]
+    #[arg(long, env = "DTR_REPLICA_HOST", value_name = "HOST")]
+    pub replica_host: Option<String>,
+    /// Port of this replica's etcd for replicas
+    #[arg(long, env = "DTR_ETCD_CLIENT_PORT", value_name = "PORT", default_value_t = dtr_replica::CLIENT_PORT)]
+    pub etcd_client_port: u16,
+    /// Port of this replica's etcd for its members
+    #[arg(long, env = "DTR_ETCD_PEER_PORT", value_name = "PORT", default_value_t = dtr_replica::PEER_PORT)]
+    pub etcd_peer_port: u16,
+    /// Use an etcd that is there, at these addresses (https://host:port, several with commas)
+    #[arg(
+        long,
+        env = "DTR_ETCD_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "URL",
+        requires_all = ["etcd_ca", "etcd_cert", "etcd_key"]
+    )]
+    pub etcd_endpoints: Vec<String>,
+    /// PEM text of the authority of its certificates
+    #[arg(
+        long,
+        env = "DTR_ETCD_CA",
+        hide_env_values = true,
+        value_name = "PEM",
+        allow_hyphen_values = true,
+        requires = "etcd_endpoints"
+    )]
+    pub etcd_ca: Option<String>,
+    /// PEM text of the certificate to present to it
+    #[arg(
+        long,
+        env = "DTR_ETCD_CERT",
+        hide_env_values = true,
+        value_name = "PEM",
+        allow_hyphen_values = true,
+        requires = "etcd_endpoints"
+    )]
+    pub etcd_cert: Option<String>,
+    /// PEM text of its private key
+    #[arg(
+        long,
+        env = "DTR_ETCD_KEY",
+        hide_env_values = true,
+        value_name = "PEM",
+        allow_hyphen_values = true,
+        requires = "etcd_endpoints"
+    )]
+    pub etcd_key: Option<Secret>,
+}
+
 /// Where image content is.
 #[derive(Debug, Args)]
 pub struct StorageArgs {

@@ -13,8 +13,8 @@ pub use admin::{
     TokenCommand, UserCommand,
 };
 pub use flags::{
-    ConnectArgs, DataDirArgs, DecryptionArgs, EncryptionArgs, LogArgs, NetworkArgs, StorageArgs,
-    TlsArgs, UcpArgs,
+    ConnectArgs, DataDirArgs, DecryptionArgs, EncryptionArgs, EtcdArgs, LogArgs, NetworkArgs,
+    StorageArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs,
 };
 pub use image::{ImageCommand, RegistryArgs};
 
@@ -53,15 +53,12 @@ pub enum Command {
     Gc(GcArgs),
     /// List the container images that an installation needs
     Images,
-    /// Says why not: a cluster has one replica in this version
-    #[command(hide = true)]
-    Join(LaterArgs),
-    /// Says what to do instead: a cluster has one replica in this version
-    #[command(hide = true)]
-    Remove(LaterArgs),
-    /// Says what to do instead: a cluster has one replica in this version
-    #[command(hide = true)]
-    EmergencyRepair(LaterArgs),
+    /// Install a replica on this machine that joins the cluster of another
+    Join(JoinArgs),
+    /// Remove replicas from their cluster, alive or dead
+    Remove(RemoveArgs),
+    /// Make one survivor a cluster of its own, when the majority is lost for good
+    EmergencyRepair(RepairArgs),
     /// Manage users
     #[command(subcommand)]
     User(UserCommand),
@@ -93,14 +90,6 @@ pub enum Command {
     },
 }
 
-/// Whatever the original took for what does not exist yet.
-#[derive(Debug, Args)]
-#[command(disable_help_flag = true)]
-pub struct LaterArgs {
-    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    _given: Vec<std::ffi::OsString>,
-}
-
 /// `dtr install`
 #[derive(Debug, Args)]
 pub struct InstallArgs {
@@ -123,10 +112,80 @@ pub struct InstallArgs {
     #[command(flatten)]
     pub tls: TlsArgs,
     #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
     pub storage: StorageArgs,
     #[command(flatten)]
     pub log: LogArgs,
     /// Only install; run it later with "dtr serve"
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+/// `dtr join`
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    #[command(flatten)]
+    pub dir: DataDirArgs,
+    #[command(flatten)]
+    pub ucp: UcpArgs,
+    /// The replica to join through
+    #[arg(long, env = "DTR_REPLICA_ID", value_name = "ID")]
+    pub existing_replica_id: Option<dtr_types::ReplicaId>,
+    /// Id of the new replica: 12 hexadecimal digits [default: random]
+    #[arg(long, env = "DTR_INSTALL_REPLICA_ID")]
+    pub replica_id: Option<dtr_types::ReplicaId>,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Join although other replicas do not answer: one more loss may take the majority away
+    #[arg(long, env = "DTR_UNSAFE_JOIN", value_parser = clap::builder::FalseyValueParser::new())]
+    pub unsafe_join: bool,
+    /// Accepted for the original's sake: what a join needs of the network, it tests by using it
+    #[arg(long, env = "DTR_SKIP_NETWORK_TEST", hide = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub skip_network_test: bool,
+    /// Only join; it catches up and votes when it runs, later, with "dtr serve"
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+/// `dtr remove`
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// The replicas to remove, several with commas (old name: --replica-id)
+    #[arg(
+        long,
+        env = "DTR_REMOVE_REPLICA_IDS",
+        alias = "replica-id",
+        value_delimiter = ',',
+        value_name = "IDS",
+        required = true
+    )]
+    pub replica_ids: Vec<dtr_types::ReplicaId>,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// `dtr emergency-repair`
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    #[command(flatten)]
+    pub dir: DataDirArgs,
+    /// The survivor's id, to be sure that it is this one
+    #[arg(long, env = "DTR_REPLICA_ID", value_name = "ID")]
+    pub existing_replica_id: Option<dtr_types::ReplicaId>,
+    /// Do not ask
+    #[arg(short, long, env = "YES", value_parser = clap::builder::FalseyValueParser::new())]
+    pub yes: bool,
+    /// Only repair; run it later with "dtr serve"
     #[arg(long)]
     pub no_start: bool,
 }
@@ -292,6 +351,8 @@ pub struct RestoreArgs {
     pub network: NetworkArgs,
     #[command(flatten)]
     pub tls: TlsArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
     #[command(flatten)]
     pub storage: StorageArgs,
     /// Use the storage that the backup names (the default where it was local)

@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use dtr_client::Identity;
 use dtr_recovery::Exit;
 use dtr_replica::{
-    DataDir, IdentityOptions, ReplicaConfig, ReplicaOptions, RestoreRequest, UcpLogin,
-    UserCertificate,
+    DataDir, EtcdOptions, GivenEtcd, IdentityOptions, ReplicaConfig, ReplicaOptions,
+    RestoreRequest, StoreOptions, UcpLogin, UserCertificate,
 };
 use dtr_transport::{LogFormat, init_logging, shutdown_on_signals};
 use dtr_types::{AccountName, Random as _, ReplicaId, Secret, SystemRandom};
@@ -23,15 +23,15 @@ use super::{
 };
 use crate::{
     cli::{
-        DataDirArgs, DestroyArgs, InstallArgs, LogArgs, NetworkArgs, RestoreArgs, ServeArgs,
-        StorageArgs, TlsArgs, UcpArgs, UpgradeArgs,
+        DataDirArgs, DestroyArgs, EtcdArgs, InstallArgs, LogArgs, NetworkArgs, RestoreArgs,
+        ServeArgs, StorageArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs, UpgradeArgs,
     },
     failure::{Failure, Result, Said},
     terminal,
 };
 
 /// The data directory, by its whole path: a replica in the background is not where the person is.
-fn data_dir(args: &DataDirArgs) -> Result<DataDir> {
+pub(super) fn data_dir(args: &DataDirArgs) -> Result<DataDir> {
     Ok(DataDir::new(whole(&args.data_dir)?))
 }
 
@@ -53,22 +53,21 @@ fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.trim().is_empty())
 }
 
-fn options(
+pub(super) fn options(
     id: Option<ReplicaId>,
     network: NetworkArgs,
-    tls: TlsArgs,
+    tls: Option<TlsArgs>,
+    store: StoreOptions,
     storage: StorageArgs,
     log: LogArgs,
 ) -> Result<ReplicaOptions> {
     let log_format = log.log_format.unwrap_or_else(|| "text".to_owned());
     let known: Result<LogFormat, _> = log_format.parse();
     known.map_err(|error| Failure::usage(error.to_string()))?;
-    let certificate = match (given(tls.dtr_cert), tls.dtr_key) {
-        (Some(certificate), Some(key)) => {
-            Some(UserCertificate { certificate, key, ca: given(tls.dtr_ca) })
-        }
-        _ => None,
-    };
+    let certificate = tls.and_then(|tls| {
+        let (certificate, key) = (given(tls.dtr_cert)?, tls.dtr_key?);
+        Some(UserCertificate { certificate, key, ca: given(tls.dtr_ca) })
+    });
     Ok(ReplicaOptions {
         id,
         https_port: network.replica_https_port.unwrap_or(443),
@@ -79,6 +78,7 @@ fn options(
         external_url: given(network.dtr_external_url),
         node: node(),
         certificate,
+        store,
         storage_volume: storage.dtr_storage_volume.as_deref().map(whole).transpose()?,
         log_level: log.log_level.unwrap_or_else(|| "info".to_owned()).to_lowercase(),
         log_format,
@@ -100,8 +100,35 @@ fn ucp(args: &UcpArgs) -> Result<Option<UcpLogin>> {
     }))
 }
 
+/// Where metadata is kept.
+fn store(args: StoreArgs) -> Result<StoreOptions> {
+    match args.store {
+        StoreEngine::Etcd => Ok(StoreOptions::Etcd(etcd(args.etcd))),
+        StoreEngine::Embedded if !args.etcd.etcd_endpoints.is_empty() => Err(Failure::usage(
+            "--etcd-endpoints names an etcd, and --store says that none is used: give --store etcd",
+        )),
+        StoreEngine::Embedded => Ok(StoreOptions::Embedded),
+    }
+}
+
+/// How etcd is reached.
+pub(super) fn etcd(args: EtcdArgs) -> EtcdOptions {
+    let given = match (given(args.etcd_ca), given(args.etcd_cert), args.etcd_key) {
+        (Some(ca), Some(certificate), Some(key)) if !args.etcd_endpoints.is_empty() => {
+            Some(GivenEtcd { endpoints: args.etcd_endpoints, ca, certificate, key })
+        }
+        _ => None,
+    };
+    EtcdOptions {
+        host: self::given(args.replica_host),
+        client_port: args.etcd_client_port,
+        peer_port: args.etcd_peer_port,
+        given,
+    }
+}
+
 /// Starts what is installed, or says how.
-async fn start(dir: &DataDir, no_start: bool) -> Result<()> {
+pub(super) async fn start(dir: &DataDir, no_start: bool) -> Result<()> {
     if no_start {
         return terminal::print(&format!(
             "run it with: dtr serve --data-dir {}",
@@ -122,7 +149,9 @@ async fn start(dir: &DataDir, no_start: bool) -> Result<()> {
 /// `dtr install`
 pub async fn install(args: InstallArgs) -> Result<()> {
     let dir = data_dir(&args.dir)?;
-    let options = options(args.replica_id, args.network, args.tls, args.storage, args.log)?;
+    let store = store(args.store)?;
+    let options =
+        options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;
     let mut made = None;
     let identity = match ucp(&args.ucp)? {
         Some(login) => IdentityOptions::Ucp(login),
@@ -181,9 +210,13 @@ pub async fn serve(args: ServeArgs, debug: bool) -> Result<()> {
         format.parse().map_err(|error| Failure::usage(format!("--log-format: {error}")))?;
     init_logging(format, &level)?;
     let shutdown = shutdown_on_signals().context("signals cannot be received")?;
-    let serving = dtr_replica::bind(&dir, &config, &node())
-        .await
-        .with_context(|| format!("cannot serve {}", dir.root().display()))?;
+    let name = node();
+    let serving = tokio::select! {
+        serving = dtr_replica::bind(&dir, &config, &name) => serving,
+        // While it waits for others, it can be stopped all the same.
+        () = shutdown.drain.cancelled() => return Ok(()),
+    };
+    let serving = serving.with_context(|| format!("cannot serve {}", dir.root().display()))?;
     serving.run(shutdown).await;
     Ok(())
 }
@@ -199,7 +232,9 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
     let dir = data_dir(&args.dir)?;
     let accept_empty_storage =
         args.dtr_use_default_storage || args.storage.dtr_storage_volume.is_some();
-    let options = options(args.replica_id, args.network, args.tls, args.storage, args.log)?;
+    let store = store(args.store)?;
+    let options =
+        options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;
     let owner_map = match &args.map_owners {
         None => Default::default(),
         Some(path) => {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod backup;
+mod cluster;
 mod connect;
 mod content;
 mod gc;
@@ -15,17 +16,9 @@ use clap::CommandFactory as _;
 
 use crate::{
     cli::{Cli, Command},
-    failure::{Failure, Result},
+    failure::Result,
     terminal,
 };
-
-/// What needs several replicas does not exist yet.
-fn one_replica(command: &str, instead: &str) -> anyhow::Error {
-    Failure::usage(format!(
-        "there is no \"{command}\" in this version: a cluster has one replica, and its store is inside it. Nothing was \
-         changed; {instead}"
-    ))
-}
 
 /// Runs the command that was asked for.
 pub async fn run(cli: Cli) -> Result<()> {
@@ -56,18 +49,9 @@ pub async fn run(cli: Cli) -> Result<()> {
             let version = env!("CARGO_PKG_VERSION");
             terminal::print(&format!("docker/dtr:{version}\ndocker/ucp:{version}\n"))
         }
-        Command::Join(_) => {
-            Err(one_replica("join", "to keep what it holds safe, back it up: \"dtr backup\""))
-        }
-        Command::Remove(_) => Err(one_replica(
-            "remove",
-            "to end the only one, use \"dtr destroy\"; to drop a registry that is gone for good from the list of a UCP, \
-             delete its service there (DELETE /enzi/v0/services/ID)",
-        )),
-        Command::EmergencyRepair(_) => Err(one_replica(
-            "emergency-repair",
-            "where its data directory is whole, start it (\"dtr serve\"); else restore its last backup (\"dtr restore\")",
-        )),
+        Command::Join(args) => cluster::join(args).await,
+        Command::Remove(args) => cluster::remove(args).await,
+        Command::EmergencyRepair(args) => cluster::emergency_repair(args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "dtr", &mut script);

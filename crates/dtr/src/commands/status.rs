@@ -16,8 +16,14 @@ pub async fn run(args: StatusArgs) -> Result<()> {
     connect::with(&args.connect, async |c| {
         let status: Value =
             c.api.get("/api/v0/meta/cluster_status").await.context("cannot ask for the status")?;
-        let alerts: Vec<Value> =
-            c.api.get("/api/v0/meta/alerts").await.context("cannot ask for the alerts")?;
+        let alerts: Vec<Value> = match c.api.get("/api/v0/meta/alerts").await {
+            Ok(alerts) => alerts,
+            // Alerts are in the store; why that does not answer is in the status.
+            Err(_) if status["store"]["problem"].is_string() => Vec::new(),
+            Err(error) => {
+                return Err(anyhow::Error::new(error).context("cannot ask for the alerts"));
+            }
+        };
         match args.output {
             Output::Json => {
                 let mut all = status.clone();
@@ -50,12 +56,15 @@ fn overview(status: &Value) -> Result<()> {
         ("identity service", field(status, "identity")),
         (
             "store",
-            format!(
-                "{}, revision {}{}",
-                field(status, "store/engine"),
-                field(status, "store/revision"),
-                bytes("/store/size_bytes").map(|b| format!(", {b}")).unwrap_or_default()
-            ),
+            match status.pointer("/store/problem").and_then(Value::as_str) {
+                Some(problem) => problem.to_owned(),
+                None => format!(
+                    "{}, revision {}{}",
+                    field(status, "store/engine"),
+                    field(status, "store/revision"),
+                    bytes("/store/size_bytes").map(|b| format!(", {b}")).unwrap_or_default()
+                ),
+            },
         ),
         (
             "blob storage",

@@ -54,6 +54,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The authority that the other side's certificate must come from.
     pub ca: PathBuf,
+    /// Certificates that the authority took back, as a revocation list.
+    pub revoked: Option<PathBuf>,
 }
 
 /// How a member becomes one.
@@ -165,6 +167,10 @@ impl MemberOptions {
             flag(&format!("{side}cert-file"), path(&tls.certificate));
             flag(&format!("{side}key-file"), path(&tls.key));
             flag(&format!("{side}trusted-ca-file"), path(&tls.ca));
+            if let Some(revoked) = &tls.revoked {
+                let name = if side.is_empty() { "client-crl-file" } else { "peer-crl-file" };
+                flag(name, path(revoked));
+            }
         }
         let cluster = |members: &[(String, String)]| {
             members.iter().map(|(name, url)| format!("{name}={url}")).collect::<Vec<_>>().join(",")

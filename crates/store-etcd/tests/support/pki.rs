@@ -52,6 +52,7 @@ impl Pki {
             certificate: super::write(dir.join("member.crt"), &certificate),
             key: super::write(dir.join("member.key"), &key),
             ca: super::write(dir.join("ca.crt"), &self.ca()),
+            revoked: None,
         }
     }
 }

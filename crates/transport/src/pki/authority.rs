@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use dtr_types::{Secret, Timestamp};
+use dtr_types::{Random as _, Secret, SystemRandom, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData as _, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
 
@@ -41,6 +42,18 @@ pub struct KeyPairPem {
 pub fn new_es256_key() -> Result<KeyPairPem, PkiError> {
     let pair = KeyPair::generate().map_err(make("a signing key"))?;
     Ok(KeyPairPem { private: Secret::new(pair.serialize_pem()), public: pair.public_key_pem() })
+}
+
+/// The public half of a private key, both as PEM.
+///
+/// # Errors
+/// [`PkiError::Unreadable`].
+pub fn public_key_of(private_key: &Secret) -> Result<String, PkiError> {
+    let unreadable = |e: rcgen::Error| PkiError::Unreadable {
+        what: "the private key",
+        why: format!("{e}; give it as PEM"),
+    };
+    Ok(KeyPair::from_pem(private_key.expose()).map_err(unreadable)?.public_key_pem())
 }
 
 /// An authority with its key: signs certificates of servers. ECDSA P-256.
@@ -126,19 +139,8 @@ impl Authority {
         valid_for: Duration,
     ) -> Result<ServerCertificate, PkiError> {
         let first = names.iter().next().ok_or_else(|| PkiError::Name(String::new()))?;
-        let mut params = params(&first.to_string(), now, valid_for);
-        for name in names.iter() {
-            params.subject_alt_names.push(match name {
-                SubjectName::Dns(name) => SanType::DnsName(
-                    name.as_str().try_into().map_err(|_| PkiError::Name(name.clone()))?,
-                ),
-                SubjectName::Ip(address) => SanType::IpAddress(*address),
-            });
-        }
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let mut params = leaf(&first.to_string(), names, now, valid_for)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().map_err(make("the server"))?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(make("the server"))?;
         Ok(ServerCertificate {
@@ -146,6 +148,101 @@ impl Authority {
             key_pem: Secret::new(key.serialize_pem()),
         })
     }
+
+    /// A certificate for one that is server and client alike, as members of a cluster are to each other: for `names`, and
+    /// for the key whose public half is given, so that the private one need not leave its machine.
+    ///
+    /// # Errors
+    /// [`PkiError`] when the key is not one, or the crypto provider fails.
+    pub fn issue_member(
+        &self,
+        common_name: &str,
+        names: &SubjectNames,
+        public_key_pem: &str,
+        now: Timestamp,
+        valid_for: Duration,
+    ) -> Result<String, PkiError> {
+        let mut params = leaf(common_name, names, now, valid_for)?;
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(serial());
+        let key = SubjectPublicKeyInfo::from_pem(public_key_pem).map_err(|e| {
+            PkiError::Unreadable { what: "the public key", why: format!("{e}; give it as PEM") }
+        })?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(make("the member"))?;
+        Ok(certificate.pem())
+    }
+
+    /// The list of certificates that this authority takes back, as PEM.
+    ///
+    /// # Errors
+    /// [`PkiError`] when one of them is unreadable, or the crypto provider fails.
+    pub fn revocation_list(
+        &self,
+        certificates_pem: &[&str],
+        number: u64,
+        now: Timestamp,
+    ) -> Result<String, PkiError> {
+        let what = "the certificate to take back";
+        let mut revoked_certs = Vec::new();
+        for pem in certificates_pem {
+            for der in check::certificates(what, pem)? {
+                let serial = check::parse(what, &der)?.raw_serial().to_vec();
+                revoked_certs.push(RevokedCertParams {
+                    serial_number: SerialNumber::from(serial),
+                    revocation_time: at(now),
+                    reason_code: None,
+                    invalidity_date: None,
+                });
+            }
+        }
+        let params = CertificateRevocationListParams {
+            this_update: at(now.minus(BACKDATED)),
+            // It stays in force until there is a newer one, however long that takes.
+            next_update: at(now.plus(AUTHORITY_VALIDITY)),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).map_err(make("the list of revoked"))?;
+        list.pem().map_err(make("the list of revoked"))
+    }
+}
+
+/// What certificates that are no authority have in common.
+fn leaf(
+    common_name: &str,
+    names: &SubjectNames,
+    now: Timestamp,
+    valid_for: Duration,
+) -> Result<CertificateParams, PkiError> {
+    let mut params = params(common_name, now, valid_for);
+    for name in names.iter() {
+        params.subject_alt_names.push(match name {
+            SubjectName::Dns(name) => SanType::DnsName(
+                name.as_str().try_into().map_err(|_| PkiError::Name(name.clone()))?,
+            ),
+            SubjectName::Ip(address) => SanType::IpAddress(*address),
+        });
+    }
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// A number of its own for each certificate, also for two of one key: it is what a revocation names.
+fn serial() -> SerialNumber {
+    let mut bytes = [0; 16];
+    SystemRandom.fill(&mut bytes);
+    // Positive, and of full length.
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    SerialNumber::from(bytes.to_vec())
+}
+
+fn at(time: Timestamp) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(time.seconds()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 fn make(what: &'static str) -> impl Fn(rcgen::Error) -> PkiError {
@@ -153,9 +250,6 @@ fn make(what: &'static str) -> impl Fn(rcgen::Error) -> PkiError {
 }
 
 fn params(common_name: &str, now: Timestamp, valid_for: Duration) -> CertificateParams {
-    let at = |t: Timestamp| {
-        OffsetDateTime::from_unix_timestamp(t.seconds()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-    };
     let mut params = CertificateParams::default();
     params.not_before = at(now.minus(BACKDATED));
     params.not_after = at(now.plus(valid_for));

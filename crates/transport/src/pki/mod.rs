@@ -4,7 +4,7 @@ mod authority;
 mod check;
 mod names;
 
-pub use authority::{Authority, KeyPairPem, ServerCertificate, new_es256_key};
+pub use authority::{Authority, KeyPairPem, ServerCertificate, new_es256_key, public_key_of};
 pub use check::{CertificateFacts, Checked, EXPIRES_SOON, check_server_certificate, facts};
 pub(crate) use check::{certificates, private_key};
 pub use names::{SubjectName, SubjectNames};

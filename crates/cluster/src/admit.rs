@@ -1,0 +1,223 @@
+//! Letting a replica in. A replica that has the majority checks who asks, gives it a certificate, and adds it to etcd
+//! as a member without a vote; it gets the vote when it has caught up ([`crate::Keeper`]). So a join that comes to nothing
+//! costs the others nothing, and one on the small side of a partition cannot even begin.
+
+use dtr_blobs::body;
+use dtr_catalog::keys;
+use dtr_store_etcd::MemberFacts;
+use dtr_types::{ClusterId, Digest, Random as _, ReplicaId, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Cluster, ClusterError, MemberView,
+    config::url_host,
+    identity::{VALIDITY, authority, certificate_record, names, record_name, revoked},
+    member_name,
+};
+
+/// The most replicas of a cluster: more would make each write slower and none of them safer.
+pub const REPLICAS_MAX: usize = 7;
+
+/// What a replica says that wants to come in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JoinRequest {
+    /// Its id.
+    pub replica_id: ReplicaId,
+    /// Where the others reach its machine: a DNS name or an address.
+    pub host: String,
+    /// The port of its etcd for replicas.
+    pub client_port: u16,
+    /// The port of its etcd for members.
+    pub peer_port: u16,
+    /// The public half of its key, as PEM.
+    pub public_key: String,
+    /// The newest form of the data that it knows.
+    pub data_format: u32,
+    /// Whether it comes in although other replicas do not answer.
+    #[serde(default)]
+    pub unsafe_join: bool,
+}
+
+/// A member's name and where other members reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberAddress {
+    /// Its name.
+    pub name: String,
+    /// Where other members reach it.
+    pub peer_url: String,
+}
+
+/// Content that was put into the blob storage: whoever shares the storage finds it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// What a replica gets that comes in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Admission {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Whether it is to run a member of etcd; else it is given the same etcd as the others.
+    pub own_member: bool,
+    /// The authority of the cluster's replicas, as PEM.
+    pub ca: String,
+    /// Its certificate, as PEM.
+    pub certificate: String,
+    /// What the authority took back, as PEM.
+    pub revoked: String,
+    /// All members, itself among them.
+    pub members: Vec<MemberAddress>,
+    /// Where the members that were there before are reached.
+    pub endpoints: Vec<String>,
+    /// The word that tells this cluster's members from others'.
+    pub token: String,
+    /// What it must find in its blob storage.
+    pub probe: Probe,
+}
+
+impl Cluster {
+    /// Lets a replica in, after checking that this can do no harm. A join that was cut off is gone on with when it asks
+    /// again.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`] with the reason; nothing was changed then.
+    pub async fn admit(&self, request: &JoinRequest) -> Result<Admission, ClusterError> {
+        let cluster = self.catalog.cluster().await?;
+        let cluster =
+            cluster.ok_or_else(|| ClusterError::refused("this cluster is not complete"))?;
+        if request.data_format < cluster.data_format {
+            return Err(ClusterError::refused(format!(
+                "the data of this cluster has format {}, the program that wants to join knows formats up to {}: join \
+                 with the version that the other replicas run",
+                cluster.data_format, request.data_format
+            )));
+        }
+        let names = names(&request.host)?;
+        let peer_url = format!("https://{}:{}", url_host(&request.host), request.peer_port);
+        let others = self.others(request, &peer_url).await?;
+        let authority = authority(&self.catalog).await?;
+        let now = self.catalog.now();
+        let name = member_name(&request.replica_id);
+        let certificate =
+            authority.issue_member(&name, &names, &request.public_key, now, VALIDITY)?;
+        let probe = self.probe().await?;
+        let record = certificate_record(record_name(&request.replica_id), certificate.clone(), now);
+        self.catalog.put(&record).await?;
+        if self.own_members && !others.iter().any(|member| member.peer_urls.contains(&peer_url)) {
+            self.store.members().add_learner(&peer_url).await?;
+        }
+        let listed = self.store.members().list().await?;
+        let members = listed.iter().filter_map(|member| {
+            let known = member.peer_urls.first()?.clone();
+            let name = if known == peer_url { name.clone() } else { member.name.clone() };
+            Some(MemberAddress { name, peer_url: known })
+        });
+        let endpoints = others.iter().flat_map(|member| member.client_urls.iter().cloned());
+        Ok(Admission {
+            cluster: cluster.id.clone(),
+            own_member: self.own_members,
+            ca: authority.certificate_pem().to_owned(),
+            certificate,
+            revoked: revoked(&self.catalog).await?,
+            members: members.collect(),
+            endpoints: endpoints.collect(),
+            token: cluster.id.to_string(),
+            probe,
+        })
+    }
+
+    /// The members that are there; refuses what would put them at risk.
+    async fn others(
+        &self,
+        request: &JoinRequest,
+        peer_url: &str,
+    ) -> Result<Vec<MemberFacts>, ClusterError> {
+        let id = &request.replica_id;
+        if !self.own_members {
+            return self.others_of_given(id).await;
+        }
+        let views = self.members().await?;
+        let name = member_name(id);
+        let again = |view: &MemberView| {
+            // It has asked before and has not begun to serve, or has and asks because its answer was lost.
+            view.facts.learner && view.facts.peer_urls.iter().any(|url| url == peer_url)
+        };
+        if let Some(same) = views.iter().find(|view| view.facts.name == name && !again(view)) {
+            let problem = same.problem.as_deref().unwrap_or("it is well");
+            return Err(ClusterError::refused(format!(
+                "replica {id} is a member already ({problem}); remove it first with \"dtr remove --replica-ids {id}\", or \
+                 join with another --replica-id"
+            )));
+        }
+        if let Some(taken) = views
+            .iter()
+            .find(|view| view.facts.peer_urls.iter().any(|url| url == peer_url) && !again(view))
+        {
+            return Err(ClusterError::refused(format!(
+                "{peer_url} is the address of {} already; give --replica-host or --etcd-peer-port",
+                taken.facts.name
+            )));
+        }
+        let (learners, voters): (Vec<_>, Vec<_>) =
+            views.into_iter().partition(|view| view.facts.learner);
+        if voters.len() >= REPLICAS_MAX {
+            return Err(ClusterError::refused(format!(
+                "the cluster has {} replicas, and {REPLICAS_MAX} are the most",
+                voters.len()
+            )));
+        }
+        let silent: Vec<_> = voters.iter().filter(|view| view.problem.is_some()).collect();
+        if !silent.is_empty() && !request.unsafe_join {
+            let list: Vec<_> = silent.iter().map(|view| view.facts.name.as_str()).collect();
+            return Err(ClusterError::refused(format!(
+                "{} of {} replicas do not answer ({}): bring them back, or remove them first with \"dtr remove\"",
+                silent.len(),
+                voters.len(),
+                list.join(", ")
+            )));
+        }
+        let mut others: Vec<_> = voters.into_iter().map(|view| view.facts).collect();
+        for learner in learners {
+            if again(&learner) {
+                others.push(learner.facts);
+            } else if learner.problem.is_none() {
+                return Err(ClusterError::refused(format!(
+                    "{} is just joining: wait until it has caught up",
+                    learner.facts.name
+                )));
+            } else {
+                // It was added, and never came or is gone: it stands in the way of every other.
+                tracing::warn!(member = learner.facts.name, "an unfinished join is taken back");
+                self.store.members().remove(learner.facts.id).await?;
+            }
+        }
+        Ok(others)
+    }
+
+    async fn others_of_given(&self, id: &ReplicaId) -> Result<Vec<MemberFacts>, ClusterError> {
+        if self.catalog.get(&keys::replica(id)).await?.is_some() {
+            return Err(ClusterError::refused(format!(
+                "replica {id} is there already; remove it first with \"dtr remove --replica-ids {id}\""
+            )));
+        }
+        Ok(self.store.members().list().await?)
+    }
+
+    /// Puts something into the blob storage that nobody else has. Without a record it is rubbish, which the collector
+    /// finds after its grace period.
+    async fn probe(&self) -> Result<Probe, ClusterError> {
+        let content = format!("that replicas share this storage: {}", SystemRandom.hex(32));
+        let digest = Digest::of(content.as_bytes());
+        let size = content.len() as u64;
+        self.blobs.put(&digest, None, body(content)).await?;
+        Ok(Probe { digest, size })
+    }
+}

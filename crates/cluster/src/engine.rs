@@ -1,0 +1,176 @@
+//! The store over etcd, with the member that this replica runs, if it runs one.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use dtr_store::StoreError;
+use dtr_store_etcd::{
+    ConnectError, EtcdStore, Options, Tls,
+    member::{Initial, Member, MemberError, MemberOptions, MemberState},
+};
+use dtr_types::ReplicaId;
+use tokio::sync::watch;
+
+use crate::{EtcdConfig, Folder, MemberConfig, member_name};
+
+/// The program, looked up in the system's folders.
+const PROGRAM: &str = "etcd";
+/// Operations of one transaction, at members of our own.
+const OPERATIONS: usize = 512;
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A file of the replica's identity.
+    #[error("the replica's certificates cannot be read: {0}; restore it, or join again")]
+    Files(#[from] io::Error),
+    /// The member.
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    /// The options.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// etcd does not answer, or not as it must.
+    #[error("etcd at {endpoints} cannot be used: {source}")]
+    Store {
+        /// Where it was asked.
+        endpoints: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+}
+
+/// The store, and what keeps it running.
+pub struct Engine {
+    store: Arc<EtcdStore>,
+    member: Option<Member>,
+    folder: Folder,
+}
+
+impl Engine {
+    /// Starts the member, if there is one, and connects. That a majority answers is another thing: see
+    /// [`Engine::ready`].
+    ///
+    /// # Errors
+    /// When the program is missing, or files or options cannot be used.
+    pub async fn open(
+        folder: &Folder,
+        config: &EtcdConfig,
+        id: &ReplicaId,
+    ) -> Result<Self, EngineError> {
+        let first =
+            |member: &MemberConfig| Initial::New(vec![(member_name(id), member.peer_url())]);
+        let joined = |member: &MemberConfig| {
+            let all = member.joined.iter();
+            Initial::Existing(all.map(|m| (m.name.clone(), m.peer_url.clone())).collect())
+        };
+        let initial = config.member.as_ref().map(|member| match member.joined.is_empty() {
+            true => first(member),
+            false => joined(member),
+        });
+        Self::open_as(folder, config, id, initial).await
+    }
+
+    /// Starts the member so that it forgets all others and goes on alone with what it has.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub async fn open_alone(
+        folder: &Folder,
+        config: &EtcdConfig,
+        id: &ReplicaId,
+    ) -> Result<Self, EngineError> {
+        let alone = EtcdConfig { member: config.member.clone(), endpoints: Vec::new() };
+        Self::open_as(folder, &alone, id, alone.member.as_ref().map(|_| Initial::Alone)).await
+    }
+
+    async fn open_as(
+        folder: &Folder,
+        config: &EtcdConfig,
+        id: &ReplicaId,
+        initial: Option<Initial>,
+    ) -> Result<Self, EngineError> {
+        let tls = folder.tls()?;
+        let mut options = Options::new(config.all_endpoints(), tls);
+        options.session = member_name(id);
+        let member = match (&config.member, initial) {
+            (Some(member), Some(initial)) => {
+                options.txn_operations_max = OPERATIONS;
+                Some(Member::start(member_options(folder, member, id, initial)).await?)
+            }
+            _ => None,
+        };
+        let store = EtcdStore::new(&options)?;
+        Ok(Self { store, member, folder: folder.clone() })
+    }
+
+    /// Waits until a majority answers and is found to be set up as this program needs it, at most for `limit`.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub async fn ready(&self, limit: Duration) -> Result<(), EngineError> {
+        let failed = |source| EngineError::Store {
+            endpoints: self.store.maintenance().endpoints().join(", "),
+            source,
+        };
+        self.store.ready(limit).await.map_err(failed)?;
+        if self.member.is_none() {
+            self.store.verify_limits().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<EtcdStore> {
+        &self.store
+    }
+
+    /// The files of its identity.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Whether it runs a member.
+    pub fn has_member(&self) -> bool {
+        self.member.is_some()
+    }
+
+    /// What the member does, if there is one.
+    pub fn member_state(&self) -> Option<watch::Receiver<MemberState>> {
+        self.member.as_ref().map(Member::state)
+    }
+
+    /// Ends the member cleanly. Others that hold the store get errors from here on, unless other members answer them.
+    pub async fn stop(self) {
+        if let Some(member) = self.member {
+            member.stop().await;
+        }
+    }
+
+    /// Presents the identity that is in the folder now to etcd, at the next connection.
+    ///
+    /// # Errors
+    /// When it cannot be read or used.
+    pub(crate) fn exchange(store: &EtcdStore, folder: &Folder) -> Result<(), EngineError> {
+        let tls: Tls = folder.tls()?;
+        Ok(store.set_tls(&tls)?)
+    }
+}
+
+fn member_options(
+    folder: &Folder,
+    member: &MemberConfig,
+    id: &ReplicaId,
+    initial: Initial,
+) -> MemberOptions {
+    let (client, peer) = (member.listen(member.client_port), member.listen(member.peer_port));
+    let mut options =
+        MemberOptions::new(&member_name(id), &folder.data(), client, peer, folder.tls_files());
+    options.program = PathBuf::from(PROGRAM);
+    options.client_url = Some(member.client_url());
+    options.peer_url = Some(member.peer_url());
+    options.initial = initial;
+    options.cluster_token = member.token.clone();
+    options.txn_operations_max = OPERATIONS;
+    options
+}

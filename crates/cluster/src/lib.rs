@@ -1,0 +1,134 @@
+//! Replicas as members of one cluster. Each runs an etcd of its own, or all are given one that is there; this room knows
+//! how it is started and reached, whose certificates are good, and how replicas come in and go. Who may ask for that is
+//! decided above; what is kept in the store, below.
+//!
+//! ```text
+//! the first        Identity::found ─▶ Engine::open ─▶ the store is filled, with Founded::records
+//! the others       JoinRequest ─▶ Cluster::admit, on a replica ─▶ Admission ─▶ Identity::of_admission ─▶ Engine::open
+//! each, serving    Keeper::run: votes when it has caught up, renews its certificate, heeds what was taken back
+//! a loss           Cluster::remove, on a replica that has the majority
+//! ```
+
+mod admit;
+mod config;
+mod engine;
+mod folder;
+mod identity;
+mod keep;
+mod remove;
+
+pub use admit::{Admission, JoinRequest, MemberAddress, Probe, REPLICAS_MAX};
+pub use config::{CLIENT_PORT, EtcdConfig, MemberConfig, PEER_PORT, url_host};
+pub use engine::{Engine, EngineError};
+pub use folder::Folder;
+pub use identity::{AUTHORITY, Founded, Identity};
+pub use keep::{Ended, Keeper};
+pub use remove::Removal;
+
+use std::sync::Arc;
+
+use dtr_blobs::{BlobError, SharedBlobs};
+use dtr_catalog::{Catalog, CatalogError};
+use dtr_store_etcd::{AdminError, EtcdStore, MemberFacts};
+use dtr_transport::pki::PkiError;
+use dtr_types::ReplicaId;
+
+/// Why a replica does not come in, or does not go.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// What the asker wants cannot be; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// The store has no authority for replicas.
+    #[error(
+        "the cluster's authority for replicas is missing from the store; back the registry up and restore it"
+    )]
+    NoAuthority,
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// etcd failed.
+    #[error("etcd: {0}")]
+    Etcd(#[from] AdminError),
+    /// A certificate cannot be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The blob storage failed.
+    #[error(transparent)]
+    Storage(#[from] BlobError),
+}
+
+impl ClusterError {
+    fn refused(why: impl Into<String>) -> Self {
+        Self::Refused(why.into())
+    }
+}
+
+/// The cluster as one of its replicas works on it.
+#[derive(Clone)]
+pub struct Cluster {
+    catalog: Catalog,
+    blobs: SharedBlobs,
+    store: Arc<EtcdStore>,
+    here: ReplicaId,
+    /// Whether replicas run etcd themselves.
+    own_members: bool,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cluster({})", self.here)
+    }
+}
+
+/// A member of etcd, and how it is.
+#[derive(Clone, Debug)]
+pub struct MemberView {
+    /// As etcd knows it.
+    pub facts: MemberFacts,
+    /// Why it does not answer; `None` when it does.
+    pub problem: Option<String>,
+    /// Whether it leads.
+    pub leader: bool,
+}
+
+impl Cluster {
+    /// As the replica `here` sees it.
+    pub fn new(catalog: Catalog, blobs: SharedBlobs, engine: &Engine, here: ReplicaId) -> Self {
+        let (store, own_members) = (Arc::clone(engine.store()), engine.has_member());
+        Self { catalog, blobs, store, here, own_members }
+    }
+
+    /// The members of etcd, each asked how it is.
+    ///
+    /// # Errors
+    /// When the list cannot be had.
+    pub async fn members(&self) -> Result<Vec<MemberView>, ClusterError> {
+        let members = self.store.members().list().await?;
+        let maintenance = self.store.maintenance();
+        let asked = members.into_iter().map(async |facts| {
+            let Some(url) = facts.client_urls.first().cloned() else {
+                let problem = Some("it has not started yet".to_owned());
+                return MemberView { facts, problem, leader: false };
+            };
+            match maintenance.status(&url).await {
+                Ok(status) => {
+                    let leader = status.leader == Some(facts.id);
+                    MemberView { facts, problem: None, leader }
+                }
+                Err(error) => MemberView { facts, problem: Some(error.to_string()), leader: false },
+            }
+        });
+        Ok(futures_util::future::join_all(asked).await)
+    }
+}
+
+/// The name of a replica's member.
+pub fn member_name(id: &ReplicaId) -> String {
+    format!("dtr-{id}")
+}
+
+/// How many of so many must agree.
+pub const fn majority(members: usize) -> usize {
+    members / 2 + 1
+}

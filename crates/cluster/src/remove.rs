@@ -1,0 +1,115 @@
+//! Letting a replica go: out of etcd first, by consensus, then out of the records; its certificate is taken back, so that
+//! it cannot return by itself.
+
+use std::time::Duration;
+
+use dtr_catalog::{Catalog, Kind, TransactionExt as _, keys, records::CertificateRecord};
+use dtr_store::{At, Transaction};
+use dtr_types::{ReplicaId, Timestamp};
+use serde::Serialize;
+
+use crate::{
+    Cluster, ClusterError, MemberView,
+    identity::{REVOKED, authority, certificate_record, number, record_name},
+    majority, member_name,
+};
+
+/// How long the removed replica, if it runs, has to see that it was removed before its certificate is good for nothing.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// Certificates that were taken back.
+const TAKEN_BACK: &str = "revoked-";
+
+/// What came of a removal.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Removal {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// How many are left.
+    pub left: usize,
+    /// How many of them may be lost from here on.
+    pub may_be_lost: usize,
+}
+
+impl Cluster {
+    /// Removes a replica, whether it lives or not. Asked again after an answer was lost, it finishes what is left to do.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`] when that would take the majority away, or there is no such replica; nothing was
+    /// changed then.
+    pub async fn remove(&self, id: &ReplicaId) -> Result<Removal, ClusterError> {
+        if *id == self.here {
+            return Err(ClusterError::refused(format!(
+                "{id} is the replica that was asked: name another with --existing-replica-id; the last one is removed with \
+                 \"dtr destroy\""
+            )));
+        }
+        let left = if self.own_members {
+            self.remove_member(id).await?
+        } else {
+            self.catalog.replicas().await?.iter().filter(|known| known.id != *id).count()
+        };
+        self.take_back(id).await?;
+        Ok(Removal { replica: id.clone(), left, may_be_lost: left - majority(left).min(left) })
+    }
+
+    async fn remove_member(&self, id: &ReplicaId) -> Result<usize, ClusterError> {
+        let views = self.members().await?;
+        let name = member_name(id);
+        let (victims, others): (Vec<MemberView>, Vec<MemberView>) =
+            views.into_iter().partition(|view| view.facts.name == name);
+        let voters: Vec<_> = others.iter().filter(|view| !view.facts.learner).collect();
+        let Some(victim) = victims.into_iter().next() else {
+            let known = self.catalog.get(&keys::replica(id)).await?.is_some()
+                || self.catalog.get(&keys::certificate(&record_name(id))).await?.is_some();
+            if known {
+                return Ok(voters.len());
+            }
+            let there: Vec<_> = voters.iter().map(|view| view.facts.name.as_str()).collect();
+            return Err(ClusterError::refused(format!(
+                "there is no replica {id}; there are: {}",
+                there.join(", ").replace("dtr-", "")
+            )));
+        };
+        if !victim.facts.learner {
+            let well = voters.iter().filter(|view| view.problem.is_none()).count();
+            let needed = majority(voters.len());
+            if well < needed {
+                return Err(ClusterError::refused(format!(
+                    "without {id} there are {} replicas, of which {needed} must answer and {well} do: bring the others \
+                     back first",
+                    voters.len()
+                )));
+            }
+        }
+        self.store.members().remove(victim.facts.id).await?;
+        if victim.problem.is_none() {
+            tokio::time::sleep(FAREWELL).await;
+        }
+        Ok(voters.len())
+    }
+
+    /// Takes a replica's certificate back, and strikes it from the records.
+    async fn take_back(&self, id: &ReplicaId) -> Result<(), ClusterError> {
+        let (catalog, now) = (&self.catalog, self.catalog.now());
+        let key = keys::certificate(&record_name(id));
+        let mut struck = Transaction::new().delete(keys::replica(id));
+        if let Some(given) = catalog.get(&key).await? {
+            let name = format!("{TAKEN_BACK}{id}-{}", now.millis());
+            let taken = CertificateRecord { name, ..given.value };
+            struck = struck.delete(key).put_record(&taken)?;
+        }
+        catalog.commit(struck).await?;
+        write_revoked(catalog, now).await
+    }
+}
+
+/// Writes the list of what was taken back anew, from the records.
+pub(crate) async fn write_revoked(catalog: &Catalog, now: Timestamp) -> Result<(), ClusterError> {
+    let prefix = [Kind::Certificate.prefix().as_bytes(), TAKEN_BACK.as_bytes()].concat();
+    let taken = catalog.list::<CertificateRecord>(&prefix, None, 0, At::Latest).await?.items;
+    let taken: Vec<_> = taken.iter().map(|found| found.value.certificate.as_str()).collect();
+    let list = authority(catalog).await?.revocation_list(&taken, number(now), now)?;
+    catalog.put(&certificate_record(REVOKED.to_owned(), list, now)).await?;
+    Ok(())
+}

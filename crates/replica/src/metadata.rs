@@ -1,0 +1,83 @@
+//! Opening the metadata of a replica, in whichever engine it is, and closing it again.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use dtr_catalog::Catalog;
+use dtr_cluster::{Engine, EngineError};
+use dtr_store::{SharedStore, StoreError};
+use dtr_store_embedded::EmbeddedStore;
+use dtr_types::{SystemClock, SystemRandom};
+
+use crate::{DataDir, ReplicaConfig, StoreConfig};
+
+/// How long a command waits for a majority of etcd's members.
+const MAJORITY_MAX: Duration = Duration::from_secs(30);
+
+/// Why metadata cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The embedded store.
+    #[error("the store in {path} cannot be opened: {source}")]
+    Embedded {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// etcd.
+    #[error(transparent)]
+    Etcd(#[from] EngineError),
+}
+
+/// Metadata that is open.
+pub struct Metadata {
+    /// The records.
+    pub catalog: Catalog,
+    /// What keeps etcd running, when it is that.
+    pub(crate) engine: Option<Engine>,
+}
+
+fn catalog(store: SharedStore) -> Catalog {
+    Catalog::new(store, Arc::new(SystemClock), Arc::new(SystemRandom))
+}
+
+impl Metadata {
+    /// Opens what the configuration names; with etcd, waits until a majority answers.
+    pub(crate) async fn open(dir: &DataDir, config: &ReplicaConfig) -> Result<Self, OpenError> {
+        let metadata = Self::begin(dir, config).await?;
+        if let Some(engine) = &metadata.engine {
+            engine.ready(MAJORITY_MAX).await?;
+        }
+        Ok(metadata)
+    }
+
+    /// The same without the wait.
+    pub(crate) async fn begin(dir: &DataDir, config: &ReplicaConfig) -> Result<Self, OpenError> {
+        match &config.store {
+            StoreConfig::Embedded => {
+                let path = dir.store_file();
+                let store = EmbeddedStore::open(&path, dtr_store_embedded::Options::default())
+                    .map_err(|source| OpenError::Embedded { path, source })?;
+                Ok(Self { catalog: catalog(store), engine: None })
+            }
+            StoreConfig::Etcd(etcd) => {
+                let engine = Engine::open(&dir.etcd(), etcd, &config.id).await?;
+                let store: SharedStore = Arc::clone(engine.store()) as _;
+                Ok(Self { catalog: catalog(store), engine: Some(engine) })
+            }
+        }
+    }
+
+    /// A store in memory, for looking only.
+    pub(crate) fn scratch() -> Self {
+        Self { catalog: catalog(EmbeddedStore::in_memory()), engine: None }
+    }
+
+    /// Ends what runs for it.
+    pub async fn close(self) {
+        if let Some(engine) = self.engine {
+            engine.stop().await;
+        }
+    }
+}
