@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Three replicas on three machines: what joins, what is refused, what a loss costs. Uploads that jump between replicas, a
+# machine that dies, one that is cut off, the majority gone and back, gone for good and repaired, everything gone and
+# restored, and the way from one machine to three and back.
+# timeout: 600
+# shellcheck source=../lib/common.sh
+. "$(dirname "$0")/../lib/common.sh"
+own_network
+. "$ROOT/tests/lib/images.sh"
+. "$ROOT/tests/lib/hosts.sh"
+
+dtr=${DTR_BIN:-$ROOT/target/debug/dtr}
+need "$dtr" etcd skopeo jq curl
+hosts 4
+password=a-password-of-many
+export UCP_PASSWORD=$password DTR_ADMIN_PASSWORD=$password
+shared=$WORK/shared
+id() { printf "%012d" "$1"; }
+url() { echo "https://$(address "$1")"; }
+folder() { echo "$WORK/$1"; }
+place() { echo "--data-dir $(folder "$1") --replica-id $(id "$1") --listen-address $(address "$1") --dtr-storage-volume ${2:-$shared}"; }
+through() { echo "--ucp-url $(url "$1") --ucp-insecure-tls --ucp-username admin --existing-replica-id $(id "$1")"; }
+api() { curl -sk -u "admin:$password" "$@"; }
+code() { api -o /dev/null -w '%{http_code}' "$@"; }
+# shellcheck disable=SC2046
+join() { on "$1" "$dtr" join $(place "$1" "${3:-$shared}") $(through "$2"); }
+serve() { on "$1" setsid "$dtr" serve --detached --data-dir "$(folder "$1")" >>"$(folder "$1")/dtr.log" 2>&1 & }
+status() { "$dtr" status --data-dir "$(folder "$1")" -o json; }
+is_well() { [ "$(curl -sk -o /dev/null -w '%{http_code}' "$(url "$1")/_ping")" = 200 ]; }
+# The machine loses its power: the replica and its etcd end at once.
+kill_machine() { ip netns pids "$HOSTS_NAME-$1" | xargs -r kill -KILL; }
+digest_at() { api -o /dev/null -D - -H 'accept: */*' -I "$(url "$1")/v2/admin/app/manifests/$2" | tr -d '\r' | sed -n 's/^docker-content-digest: //p'; }
+push() { skopeo copy --quiet --dest-tls-verify=false --dest-creds "admin:$password" "oci:$WORK/layout:1" "docker://$(address "$1")/admin/app:$2"; }
+stop_machines() { for n in 1 2 3 4; do kill_machine "$n"; done; }
+on_exit stop_machines
+
+# shellcheck disable=SC2046
+ok "the first replica, with an etcd of its own" on 1 "$dtr" install --store etcd $(place 1) || bail "nothing works without it"
+ok "a second one joins" join 2 1
+refused "one that does not share the storage is refused" "must share" join 3 1 "$WORK/elsewhere"
+fails "and leaves nothing" test -e "$(folder 3)"
+refused "one with an id that is there is refused" "is a member already" on 3 "$dtr" join --data-dir "$(folder 3)" \
+    --replica-id "$(id 2)" --listen-address "$(address 3)" --dtr-storage-volume "$shared" $(through 1)
+ok "a third joins" join 3 2
+same "the status knows three that vote" 3 "$(status 3 | jq '[.members[] | select(.votes)] | length')"
+same "and are well" '["OK"]' "$(status 1 | jq -c '[.replica_health[]] | unique')"
+same "the identity service lists all of them" 3 "$(api "$(url 1)/enzi/v0/services" | jq '[.services[].replicas[]] | length')"
+
+image_oci "$WORK/layout" 1
+ok "a repository" api -f -o /dev/null "$(url 1)/api/v0/repositories/admin" -H 'content-type: application/json' -d '{"name":"app"}'
+ok "an image is pushed to one" push 1 first
+image=$(jq -r '.manifests[0].digest' "$WORK/layout/index.json")
+for n in 1 2 3; do same "replica $n has it at once" "$image" "$(digest_at "$n" first)"; done
+
+# An upload is begun on one replica, goes on at the second and ends at the third, which never saw the bytes.
+head -c 3000000 /dev/urandom >"$WORK/blob"
+upload=$(api -i -X POST "$(url 1)/v2/admin/app/blobs/uploads/" | tr -d '\r' | sed -n 's/^[Ll]ocation: //p' | sed 's#^https://[^/]*##')
+split -b 1000000 "$WORK/blob" "$WORK/part-"
+part() { api -f -X "$1" -H 'content-type: application/octet-stream' --data-binary "@$WORK/part-$2" "$3"; }
+jump() {
+    part PATCH aa "$(url 1)$upload" && part PATCH ab "$(url 2)$upload" &&
+        part PUT ac "$(url 3)$upload?digest=$(file_digest "$WORK/blob")"
+}
+ok "an upload jumps between three replicas" jump
+back() { api "$(url 2)/v2/admin/app/blobs/$(file_digest "$WORK/blob")" | cmp - "$WORK/blob"; }
+ok "and is what was sent" back
+
+kill_machine 2
+ok "one of three dies: pushes go on" push 1 without-two
+same "and are seen by the other" "$image" "$(digest_at 3 without-two)"
+tells_of_two() { status 1 | jq -e --arg id "$(id 2)" '.members[] | select(.replica == $id) | .problem' | grep -qv null; }
+ok "the status tells of it" tells_of_two
+refused "none joins while one is silent" "do not answer" join 4 1
+refused "one more cannot be removed" "must answer" "$dtr" remove $(through 1) --replica-ids "$(id 3)"
+serve 2
+ok "it comes back" wait_for 30 is_well 2
+same "and knows what it missed" "$image" "$(digest_at 2 without-two)"
+
+cut_off 3
+ok "one is cut off: pushes go on" push 1 without-three
+alone() { on 3 curl -sk -o /dev/null -w '%{http_code}' -u "admin:$password" -X POST "$(url 3)/v2/admin/app/blobs/uploads/" | grep -q 503; }
+ok "the one that is cut off accepts none" wait_for 10 alone
+# shellcheck disable=SC2046
+small_side() { on 3 timeout 60 "$dtr" join --data-dir "$WORK/on-the-small-side" --replica-id "$(id 4)" --replica-host "$(address 3)" --etcd-client-port 3379 --etcd-peer-port 3380 --dtr-storage-volume "$shared" $(through 3); }
+fails "nor lets it anybody join" small_side
+fails "and the attempt leaves nothing" test -e "$WORK/on-the-small-side"
+mend 3
+ok "mended, it goes on" wait_for 30 is_well 3
+same "with what it missed" "$image" "$(digest_at 3 without-three)"
+
+kill_machine 2
+kill_machine 3
+refuses() { [ "$(code --max-time 10 -X POST "$(url 1)/v2/admin/app/blobs/uploads/")" = 503 ]; }
+ok "two of three die: writes are refused" wait_for 15 refuses
+quick() { timeout 2 curl -sk -D - -o /dev/null -u "admin:$password" -X POST "$(url 1)/v2/admin/app/blobs/uploads/" | grep -qi '^retry-after'; }
+ok "at once, with the time to try again" quick
+ok "_ping says why" sh -c "curl -sk $(url 1)/_ping | grep -q leader"
+same "and so does the status" true "$(status 1 | jq '.store.problem | contains("leader")')"
+serve 3
+ok "with the majority all goes on by itself" wait_for 30 push 1 again
+serve 2
+ok "and the other comes too" wait_for 30 is_well 2
+
+refused "there is nothing to repair then" "nothing is to be repaired" "$dtr" emergency-repair --data-dir "$(folder 1)" --yes
+ok "and the replica serves on" is_well 1
+ok "a backup, taken from any" "$dtr" backup $(through 2) --output "$WORK/backup.tar"
+ok "is good" "$dtr" backup verify "$WORK/backup.tar"
+ok "one is removed" "$dtr" remove $(through 1) --replica-ids "$(id 3)"
+gone() { ! ip netns pids "$HOSTS_NAME-3" | grep -q .; }
+ok "and stops by itself" wait_for 30 gone
+serve 3
+sleep_less() { grep -q "waiting for a majority\|was removed" "$(folder 3)/dtr.log"; }
+ok "it does not come back" wait_for 30 sleep_less
+fails "and serves nobody" is_well 3
+kill_machine 3
+same "two are left" 2 "$(status 1 | jq '[.members[]] | length')"
+ok "another takes its place" join 4 1
+same "three again" 3 "$(status 4 | jq '[.members[] | select(.votes)] | length')"
+
+# The majority is lost for good. The survivor is repaired as the documentation says.
+kill_machine 2
+kill_machine 4
+repair() { on 1 "$dtr" emergency-repair --data-dir "$(folder 1)" "$@" 2>&1; }
+refused "the repair says what it is about, and asks" "everything up to revision [0-9]+" repair </dev/null
+ok "the survivor is repaired" repair --yes
+ok "it takes pushes" push 1 repaired
+for tag in first without-two without-three again; do same "$tag is there" "$image" "$(digest_at 1 "$tag")"; done
+same "and is alone" 1 "$(status 1 | jq '[.members[]] | length')"
+serve 4
+later() { grep -c "waiting for a majority" "$(folder 4)/dtr.log"; }
+ok "one of the others comes up again" wait_for 30 later
+fails "and is nobody's member" is_well 4
+same "the survivor is still alone" 1 "$(status 1 | jq '[.members[]] | length')"
+kill_machine 4
+rm -rf "$(folder 2)" "$(folder 3)" "$(folder 4)"
+ok "another joins" join 2 1
+ok "and a third" join 3 1
+ok "a push to the new one" push 3 whole
+
+# Everything is lost: back on other machines, in another cluster.
+for n in 1 2 3; do kill_machine "$n"; done
+rm -rf "$(folder 1)" "$(folder 2)" "$(folder 3)"
+# shellcheck disable=SC2046
+restored() { on "$1" "$dtr" restore $(place "$1") "${@:2}" <"$WORK/backup.tar"; }
+ok "restored onto a new cluster" restored 4 --store etcd
+same "with what it had" "$image" "$(digest_at 4 without-three)"
+same "and not what came later" "" "$(digest_at 4 repaired)"
+ok "others join it" join 1 4
+ok "a backup of it" "$dtr" backup $(through 1) --output "$WORK/again.tar"
+kill_machine 1
+kill_machine 4
+rm -rf "$(folder 1)" "$(folder 4)"
+cp "$WORK/again.tar" "$WORK/backup.tar"
+ok "back to one machine with a store of its own" restored 1
+same "with everything" "$image" "$(digest_at 1 again)"
+refused "which no other can join" "for one replica" join 2 1
+finish
