@@ -39,8 +39,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("ucp", 9),
 ];
 
-/// Engines depend on the store's floor, and only programs and tests on them.
-const ENGINES: &[&str] = &["store-embedded", "store-etcd"];
+/// Engines depend on the floor of what they are an engine of, and only programs and tests on them.
+const ENGINES: &[&str] = &["store-embedded", "store-etcd", "blobs-s3"];
 
 /// One place that breaks a rule.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,356 @@
+//! The connection to the service: `object_store` over our own HTTP client, and the one request that it lacks, the copy of
+//! a range into a part of a multipart upload.
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dtr_blobs::BlobError;
+use dtr_types::Random;
+use http::{HeaderName, HeaderValue, Method};
+use object_store::{
+    Attribute, Attributes, BackoffConfig, ClientOptions, ObjectStore as _, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
+    client::{HttpClient, HttpConnector},
+    multipart::{MultipartStore as _, PartId},
+    path::Path,
+    signer::{SignedUrlOptions, Signer as _},
+};
+use tokio::sync::Semaphore;
+
+use crate::{S3Settings, error, layout::Layout};
+
+/// Tries of one request, and how long there may be new ones: a service that restarts is waited for, one that is away is
+/// told to the client while it still listens.
+const RETRIES: usize = 12;
+const RETRY_FOR: Duration = Duration::from_secs(30);
+/// Memory for content on its way to the service, of all uploads together.
+const POOL: usize = 128 * 1024 * 1024;
+/// The measure in which it is given out.
+pub(crate) const GRAIN: usize = 1024;
+
+/// A bucket, and where in it everything is.
+pub(crate) struct Bucket {
+    pub store: AmazonS3,
+    pub layout: Layout,
+    pub random: Arc<dyn Random>,
+    /// Memory for content on its way in, in units of [`GRAIN`].
+    pub pool: Arc<Semaphore>,
+    http: reqwest::Client,
+    place: String,
+    name: String,
+    class: String,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place)
+    }
+}
+
+/// Hands our client to `object_store`.
+#[derive(Debug)]
+struct Connector(reqwest::Client);
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.0.clone()))
+    }
+}
+
+fn http_client(settings: &S3Settings) -> Result<reqwest::Client, String> {
+    let ca = settings.rootcas.trim();
+    let tls =
+        dtr_transport::tls::client_config((!ca.is_empty()).then_some(ca), settings.skipverify);
+    let tls = tls.map_err(|e| format!("rootcas: {}", error::chain(&e)))?;
+    // HTTP/1.1: one stream per connection costs least for large content, and all services speak it.
+    let client = reqwest::Client::builder()
+        .user_agent(concat!("dtr/", env!("CARGO_PKG_VERSION")))
+        .tls_backend_preconfigured(tls)
+        .http1_only()
+        .tcp_nodelay(true)
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(5))
+        .read_timeout(Duration::from_secs(60))
+        .pool_idle_timeout(Duration::from_secs(20));
+    client.build().map_err(|e| error::chain(&e))
+}
+
+impl Bucket {
+    pub(crate) fn open(settings: &S3Settings, random: Arc<dyn Random>) -> Result<Self, String> {
+        settings.validate()?;
+        let http = http_client(settings)?;
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(&settings.bucket)
+            .with_region(settings.region())
+            .with_http_connector(Connector(http.clone()))
+            .with_retry(RetryConfig {
+                max_retries: RETRIES,
+                retry_timeout: RETRY_FOR,
+                backoff: BackoffConfig {
+                    init_backoff: Duration::from_millis(100),
+                    max_backoff: Duration::from_secs(4),
+                    base: 2.0,
+                },
+            });
+        let path_style = settings.forcepathstyle.unwrap_or(!settings.regionendpoint.is_empty());
+        if let Some(endpoint) = settings.endpoint() {
+            // With the bucket in the host name, the endpoint must bring it.
+            let endpoint = match endpoint.split_once("://") {
+                Some((scheme, host)) if !path_style => {
+                    format!("{scheme}://{}.{host}", settings.bucket)
+                }
+                _ => endpoint,
+            };
+            builder =
+                builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
+        }
+        builder = builder.with_virtual_hosted_style_request(!path_style);
+        if !settings.accesskey.is_empty() {
+            builder = builder
+                .with_access_key_id(&settings.accesskey)
+                .with_secret_access_key(settings.secretkey.expose());
+        }
+        if settings.encrypt {
+            builder = if settings.keyid.is_empty() {
+                let key: AmazonS3ConfigKey =
+                    "aws_server_side_encryption".parse().map_err(|e| format!("encrypt: {e}"))?;
+                builder.with_config(key, "AES256")
+            } else {
+                builder.with_sse_kms_encryption(&settings.keyid)
+            };
+        }
+        Ok(Self {
+            store: builder.build().map_err(|e| error::chain(&e))?,
+            layout: Layout::new(settings.root()?),
+            random,
+            pool: Arc::new(Semaphore::new(POOL / GRAIN)),
+            http,
+            place: settings.to_string(),
+            name: settings.bucket.clone(),
+            class: settings.storageclass.trim().to_owned(),
+        })
+    }
+
+    /// The place, for messages.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    pub(crate) fn failed(&self, verb: &str, key: &Path, error: object_store::Error) -> BlobError {
+        error::meaning(&self.place, format!("{verb} {key}"), &error)
+    }
+
+    /// Takes "there is nothing" for `None`.
+    pub(crate) fn unless_missing<T>(
+        &self,
+        verb: &str,
+        key: &Path,
+        result: object_store::Result<T>,
+    ) -> Result<Option<T>, BlobError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if error::is_missing(&e) => Ok(None),
+            Err(e) => Err(self.failed(verb, key, e)),
+        }
+    }
+
+    /// What blobs are marked with.
+    fn attributes(&self) -> Attributes {
+        let mut attributes = Attributes::new();
+        if !self.class.is_empty() {
+            attributes.insert(Attribute::StorageClass, self.class.clone().into());
+        }
+        attributes
+    }
+
+    /// Whether blobs get something that a plain copy would not give them.
+    pub(crate) fn has_class(&self) -> bool {
+        !self.class.is_empty()
+    }
+
+    /// Writes an object that is no blob.
+    pub(crate) async fn put(&self, key: &Path, payload: PutPayload) -> Result<(), BlobError> {
+        let put = self.store.put_opts(key, payload, PutOptions::default()).await;
+        put.map(drop).map_err(|e| self.failed("write", key, e))
+    }
+
+    /// Writes a blob.
+    pub(crate) async fn put_blob(&self, key: &Path, payload: PutPayload) -> Result<(), BlobError> {
+        let options = PutOptions { attributes: self.attributes(), ..PutOptions::default() };
+        let put = self.store.put_opts(key, payload, options).await;
+        put.map(drop).map_err(|e| self.failed("write", key, e))
+    }
+
+    /// Writes an object unless there is one; says whether it did. Services that cannot do that in one step are asked first.
+    pub(crate) async fn create(&self, key: &Path) -> Result<bool, BlobError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(key, PutPayload::default(), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(e) if error::code(&e.to_string()) == Some("NotImplemented") => {
+                if self.size(key).await?.is_some() {
+                    return Ok(false);
+                }
+                self.put(key, PutPayload::default()).await.map(|()| true)
+            }
+            Err(e) => Err(self.failed("write", key, e)),
+        }
+    }
+
+    /// The size of an object.
+    pub(crate) async fn size(&self, key: &Path) -> Result<Option<u64>, BlobError> {
+        Ok(self.head(key).await?.map(|meta| meta.size))
+    }
+
+    /// What is known of an object. An answer without a body cannot tell a missing object from a missing bucket, so that
+    /// is found out by one more request.
+    pub(crate) async fn head(
+        &self,
+        key: &Path,
+    ) -> Result<Option<object_store::ObjectMeta>, BlobError> {
+        let options = object_store::GetOptions { head: true, ..Default::default() };
+        match self.unless_missing("look at", key, self.store.get_opts(key, options).await)? {
+            Some(found) => Ok(Some(found.meta)),
+            None => {
+                self.list_one(key).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks for a list that is short.
+    pub(crate) async fn list_one(&self, prefix: &Path) -> Result<(), BlobError> {
+        use futures_util::TryStreamExt as _;
+        let first = self.store.list(Some(prefix)).try_next().await;
+        first.map(drop).map_err(|e| self.failed("list", prefix, e))
+    }
+
+    /// All of an object, or some bytes of it. For content whose size is known to be small.
+    pub(crate) async fn get(&self, key: &Path, range: Range<u64>) -> Result<Bytes, BlobError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let options = object_store::GetOptions { range: Some(range.into()), ..Default::default() };
+        let got =
+            self.store.get_opts(key, options).await.map_err(|e| self.failed("read", key, e))?;
+        got.bytes().await.map_err(|e| self.failed("read", key, e))
+    }
+
+    pub(crate) async fn multipart(&self, key: &Path) -> Result<String, BlobError> {
+        let options = PutMultipartOptions { attributes: self.attributes(), ..Default::default() };
+        let begun = self.store.create_multipart_opts(key, options).await;
+        begun.map_err(|e| self.failed("begin", key, e))
+    }
+
+    pub(crate) async fn part(
+        &self,
+        key: &Path,
+        multipart: &str,
+        index: usize,
+        payload: PutPayload,
+    ) -> Result<PartId, BlobError> {
+        let put = self.store.put_part(key, &multipart.to_owned(), index, payload).await;
+        put.map_err(|e| self.failed("write a part of", key, e))
+    }
+
+    /// Makes bytes of an object a part of a multipart upload, without moving them through here.
+    pub(crate) async fn copy_part(
+        &self,
+        key: &Path,
+        multipart: &str,
+        index: usize,
+        from: &Path,
+        range: Range<u64>,
+    ) -> Result<PartId, BlobError> {
+        let action = || format!("copy {from} to a part of {key}");
+        let header = |text: String| {
+            HeaderValue::try_from(text)
+                .map_err(|e| error::by_text(&self.place, action(), false, e.to_string()))
+        };
+        let source = header(format!("{}/{from}", self.name))?;
+        let bytes = header(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))?;
+        let (source_name, range_name) = (
+            HeaderName::from_static("x-amz-copy-source"),
+            HeaderName::from_static("x-amz-copy-source-range"),
+        );
+        let signed = SignedUrlOptions::new()
+            .with_query([
+                ("partNumber", (index + 1).to_string()),
+                ("uploadId", multipart.to_owned()),
+            ])
+            .with_signed_header(source_name.clone(), source.clone())
+            .with_signed_header(range_name.clone(), bytes.clone());
+        let (began, mut pause) = (tokio::time::Instant::now(), Duration::from_millis(100));
+        loop {
+            // Signed anew each time: it is valid for as long as one try may take.
+            let url = self
+                .store
+                .signed_url_opts(Method::PUT, key, Duration::from_secs(600), &signed)
+                .await;
+            let url = url.map_err(|e| self.failed("copy to", key, e))?;
+            let request = self
+                .http
+                .put(url)
+                .header(source_name.clone(), source.clone())
+                .header(range_name.clone(), bytes.clone())
+                .header(http::header::CONTENT_LENGTH, 0)
+                .timeout(Duration::from_secs(120));
+            let (again, text) = match request.send().await {
+                Ok(answer) => {
+                    let status = answer.status();
+                    match answer.text().await {
+                        Ok(body) => {
+                            // An error may come with a good status, after the service has begun to answer.
+                            if let Some(etag) =
+                                error::element(&body, "ETag").filter(|_| status.is_success())
+                            {
+                                return Ok(PartId { content_id: error::unescape(etag) });
+                            }
+                            let later = status.is_success()
+                                || status.is_server_error()
+                                || status.as_u16() == 429;
+                            (later && status.as_u16() != 501, format!("{status}: {body}"))
+                        }
+                        Err(e) => (true, error::chain(&e.without_url())),
+                    }
+                }
+                Err(e) => (true, error::chain(&e.without_url())),
+            };
+            if !again || began.elapsed() + pause > RETRY_FOR {
+                let denied = text.starts_with("403");
+                return Err(error::by_text(&self.place, action(), denied, text));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(4));
+        }
+    }
+
+    pub(crate) async fn complete(
+        &self,
+        key: &Path,
+        multipart: &str,
+        parts: Vec<PartId>,
+    ) -> Result<(), BlobError> {
+        let done = self.store.complete_multipart(key, &multipart.to_owned(), parts).await;
+        done.map(drop).map_err(|e| self.failed("complete", key, e))
+    }
+
+    /// Gives up a multipart upload, of which there may be nothing left.
+    pub(crate) async fn give_up(&self, key: &Path, multipart: &str) -> Result<(), BlobError> {
+        let gone = self.store.abort_multipart(key, &multipart.to_owned()).await;
+        self.unless_missing("give up", key, gone).map(drop)
+    }
+
+    /// Deletes objects, of which some may be gone already.
+    pub(crate) async fn delete_all(&self, keys: Vec<Path>) -> Result<(), BlobError> {
+        use futures_util::StreamExt as _;
+        let named = keys.first().cloned().unwrap_or_default();
+        let keys = futures_util::stream::iter(keys.into_iter().map(Ok)).boxed();
+        let mut deleted = self.store.delete_stream(keys);
+        while let Some(result) = deleted.next().await {
+            self.unless_missing("delete", &named, result)?;
+        }
+        Ok(())
+    }
+}
