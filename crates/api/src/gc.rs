@@ -1,6 +1,6 @@
 //! The collector, by hand.
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode};
 use dtr_access::Operation;
 use dtr_jobs::{CollectReport, JobError};
 use serde::Deserialize;
@@ -37,6 +37,9 @@ pub(crate) async fn run(
     match state.scheduler.collect_now(params.dry_run).await {
         Ok(report) => Ok(Json(report)),
         Err(JobError::Catalog(error)) => Err(error.into()),
+        Err(error @ JobError::Busy { .. }) => {
+            Err(ApiError::new(StatusCode::CONFLICT, "BUSY", error.to_string()))
+        }
         Err(error) => Err(ApiError::internal(&error)),
     }
 }

@@ -185,6 +185,11 @@ pub(crate) async fn cluster_status(
     let status = state.catalog.store().status().await.map_err(dtr_catalog::CatalogError::from)?;
     let held =
         hold::list(&**state.catalog.store(), now).await.map_err(dtr_catalog::CatalogError::from)?;
+    let holder = async |name: &str| {
+        let found = state.catalog.get(&dtr_catalog::keys::lock(name)).await?;
+        let holder = found.map(|found| found.value.holder.to_string());
+        Ok::<_, dtr_catalog::CatalogError>(holder.unwrap_or_default())
+    };
     let storage = state.blobs.health().await;
     let identity = match state.identity.health().await {
         Ok(()) => "OK".to_owned(),
@@ -205,7 +210,8 @@ pub(crate) async fn cluster_status(
         "replica_readonly": by_id(&|_| json!(settings.read_only_registry)),
         "replica_address": by_id(&|r| json!(r.address)),
         "members": members.iter().map(member).collect::<Vec<_>>(),
-        "gc_lock_holder": "",
+        "gc_lock_holder": holder(dtr_jobs::COLLECTOR).await?,
+        "duties_lock_holder": holder(dtr_jobs::DUTIES).await?,
         "identity": identity,
         "store": {
             "engine": status.engine,

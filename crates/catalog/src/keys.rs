@@ -8,6 +8,7 @@
 //! | `cluster` | | [`ClusterRecord`]: identity of the cluster, its data format | as header and `config/cluster` |
 //! | `settings` | | [`Settings`] | `config/settings` |
 //! | `replica/` | replica id | [`ReplicaRecord`]: address, heartbeat | no: a restore makes its own |
+//! | `lock/` | name | [`LockRecord`]: who does what only one replica does at a time; vanishes with its lease | no |
 //! | `backup/` | time, id | [`BackupRecord`]: backups that were taken | `config/backups` |
 //! | `key/` | purpose, key id | [`KeyRecord`]: signing keys | `certificates/` |
 //! | `cert/` | name | [`CertificateRecord`]: certificates and their keys | `certificates/` |
@@ -131,6 +132,8 @@ kinds! {
     Restore = "restore", "unfinished restore", None;
     /// Replicas.
     Replica = "replica/", "replica", None;
+    /// What only one replica does at a time.
+    Lock = "lock/", "lock", None;
     /// Backups that were taken.
     Backup = "backup/", "backup", Some("config/backups");
     /// Signing keys.
@@ -216,6 +219,11 @@ pub fn settings() -> Key<Settings> {
 pub fn restore() -> Key<RestoreRecord> {
     key(&[])
 }
+/// Who does what only one replica does at a time.
+pub fn lock(name: &str) -> Key<LockRecord> {
+    key(&[name])
+}
+
 /// A replica.
 pub fn replica(id: &ReplicaId) -> Key<ReplicaRecord> {
     key(&[id.as_str()])

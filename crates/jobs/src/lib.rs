@@ -4,14 +4,16 @@
 //! - [`collect`]: content that nothing refers to, the collector.
 //! - [`sweep`]: bytes that no record speaks of, found by reading the whole blob storage; rarely needed.
 //! - [`tidy`]: unfinished deletions, expired uploads and sessions, old events, history of the store.
-//! - [`Scheduler`]: when each runs.
+//! - [`Scheduler`]: when each runs, and on which replica ([`Lock`]).
 
 mod collector;
+mod lock;
 mod orphans;
 mod scheduler;
 mod tidy;
 
 pub use collector::{CollectOptions, CollectReport, GRACE_MIN, collect};
+pub use lock::{COLLECTOR, DUTIES, Lock};
 pub use orphans::{SweepReport, sweep};
 pub use scheduler::Scheduler;
 pub use tidy::{TidyReport, tidy};
@@ -22,6 +24,14 @@ pub enum JobError {
     /// The catalog failed.
     #[error(transparent)]
     Catalog(#[from] dtr_catalog::CatalogError),
+    /// Another replica does the same just now.
+    #[error("replica {holder} collects since {since}: wait until it has ended")]
+    Busy {
+        /// Which.
+        holder: dtr_types::ReplicaId,
+        /// Since when.
+        since: dtr_types::Timestamp,
+    },
     /// The blob storage failed.
     #[error(transparent)]
     Blobs(#[from] dtr_blobs::BlobError),

@@ -1,17 +1,23 @@
-//! When each job runs: the small duties every minute, the collector by its settings, the sweep once a day.
+//! When each job runs: the small duties every minute, the collector by its settings, the sweep once a day. Of several
+//! replicas one does all of it, under a lock; when it dies, another takes over.
 
 use std::{collections::VecDeque, time::Duration};
 
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::Catalog;
-use dtr_types::{Revision, Timestamp};
+use dtr_types::{ReplicaId, Revision, Timestamp};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{CollectOptions, CollectReport, GRACE_MIN, JobError, collect, sweep, tidy};
+use crate::{
+    COLLECTOR, CollectOptions, CollectReport, DUTIES, GRACE_MIN, JobError, Lock, collect, sweep,
+    tidy,
+};
 
 /// How often the small duties are done.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// How often a replica that does not do the background work looks whether nobody does.
+const TAKE_EVERY: Duration = Duration::from_secs(10);
 /// How often stored bytes without a record are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// How long history of the store stays readable for watches that lost their connection.
@@ -21,6 +27,7 @@ const HISTORY: Duration = Duration::from_secs(600);
 pub struct Scheduler {
     catalog: Catalog,
     blobs: SharedBlobs,
+    replica: ReplicaId,
     /// One run of the collector at a time, by schedule or by hand.
     running: Mutex<()>,
 }
@@ -32,21 +39,51 @@ impl std::fmt::Debug for Scheduler {
 }
 
 impl Scheduler {
-    /// For a catalog and its blob storage.
-    pub fn new(catalog: Catalog, blobs: SharedBlobs) -> Self {
-        Self { catalog, blobs, running: Mutex::new(()) }
+    /// For a catalog and its blob storage, on a replica.
+    pub fn new(catalog: Catalog, blobs: SharedBlobs, replica: ReplicaId) -> Self {
+        Self { catalog, blobs, replica, running: Mutex::new(()) }
     }
 
     /// Collects now, with the grace period of the settings: for `dtr gc`.
+    ///
+    /// # Errors
+    /// [`JobError::Busy`] when another replica does.
     pub async fn collect_now(&self, dry_run: bool) -> Result<CollectReport, JobError> {
         let settings = self.catalog.settings().await?;
         let grace = Duration::from_secs(settings.gc_grace_seconds).max(GRACE_MIN);
         let _one = self.running.lock().await;
+        let _only = match Lock::take(&self.catalog, COLLECTOR, &self.replica).await? {
+            Ok(lock) => lock,
+            Err(other) => return Err(JobError::Busy { holder: other.holder, since: other.since }),
+        };
         collect(&self.catalog, &*self.blobs, CollectOptions { grace, dry_run }).await
     }
 
     /// Runs until `stop`. An error is logged and the job tried again at its next time.
     pub async fn run(&self, stop: CancellationToken) {
+        loop {
+            match Lock::take(&self.catalog, DUTIES, &self.replica).await {
+                Ok(Ok(lock)) => {
+                    tracing::info!("this replica does the background work");
+                    tokio::select! {
+                        () = lock.lost() => {
+                            tracing::warn!("the background work is left to whoever takes it now");
+                        }
+                        () = self.work(&stop) => return lock.release().await,
+                    }
+                }
+                Ok(Err(_)) => {}
+                Err(error) => tracing::debug!(%error, "who does the background work is not known"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TAKE_EVERY) => {}
+            }
+        }
+    }
+
+    /// Does all of it until `stop`.
+    async fn work(&self, stop: &CancellationToken) {
         // Revisions with the time at which each was the latest: to know how far history may be forgotten.
         let mut revisions: VecDeque<(Timestamp, Revision)> = VecDeque::new();
         let mut collected_at = self.catalog.now();

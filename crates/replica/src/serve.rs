@@ -242,7 +242,8 @@ pub async fn bind(
     let settings = catalog.settings().await?;
     let metrics = Metrics::new();
     let access = Access::new(catalog.clone(), Arc::clone(&who)).await?;
-    let scheduler = Arc::new(Scheduler::new(catalog.clone(), Arc::clone(&opened.blobs)));
+    let scheduler =
+        Arc::new(Scheduler::new(catalog.clone(), Arc::clone(&opened.blobs), config.id.clone()));
     let health = Health::new(catalog.clone(), Arc::clone(&opened.blobs));
     let registry = Registry::new(catalog.clone(), Arc::clone(&opened.blobs), access.clone());
     let api = dtr_api::router(ApiState {

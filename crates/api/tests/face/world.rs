@@ -42,7 +42,7 @@ impl World {
             identity: Arc::new(people.identity.clone()),
             built_in: Some(people.identity.clone()),
             access: people.access.clone(),
-            scheduler: Arc::new(Scheduler::new(catalog, blobs)),
+            scheduler: Arc::new(Scheduler::new(catalog, blobs, ReplicaId::random(&*random))),
             cluster: None,
             replica: ReplicaId::random(&*random),
             version: "0.0.0",

@@ -107,6 +107,19 @@ pub struct ReplicaRecord {
 }
 record!(ReplicaRecord, Replica, |r| keys::replica(&r.id));
 
+/// Who does what only one replica does at a time. It is put with a lease, and vanishes with the replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LockRecord {
+    /// What is done.
+    pub name: String,
+    /// By whom.
+    pub holder: ReplicaId,
+    /// Since when.
+    pub since: Timestamp,
+}
+record!(LockRecord, Lock, |l| keys::lock(&l.name));
+
 /// What a key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
