@@ -11,7 +11,8 @@ use dtr_types::{Clock as _, ClusterId, ReplicaId, Secret, SystemClock, Timestamp
 
 use crate::{
     DataDir, InstallError, ReplicaConfig, ReplicaOptions, StoreConfig,
-    install::{open_blobs, take_directory},
+    install::take_directory,
+    storage::{open_storage, place},
 };
 
 /// Where metadata is kept.
@@ -221,11 +222,11 @@ impl Joining {
 
     async fn make(self, dir: &DataDir, admission: &Admission) -> Result<(), InstallError> {
         let mut config = self.config;
-        let blobs = open_blobs(dir, &config).await?;
+        let blobs = open_storage(dir, &config.storage).await?;
         let probe = &admission.probe;
         let found = dtr_blobs::BlobStorage::stat(&*blobs, &probe.digest).await?;
         if found.is_none_or(|found| found.size != probe.size) {
-            let place = config.storage_root(dir).display().to_string();
+            let place = place(dir, &config.storage);
             return Err(JoinError::NotShared { place }.into());
         }
         let (etcd, identity) = match (&self.etcd.given, admission.own_member) {

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dtr_blobs_s3::S3Settings;
 use dtr_cluster::EtcdConfig;
 use dtr_types::ReplicaId;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,8 @@ pub enum StorageConfig {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         root: Option<PathBuf>,
     },
+    /// A bucket of an S3-compatible service, which all replicas share. Its secret is why this file is its owner's alone.
+    S3(Box<S3Settings>),
 }
 
 /// Where the replica keeps its metadata.
@@ -140,14 +143,6 @@ impl ReplicaConfig {
             .map_err(|e| ConfigError::Form { path: path.clone(), reason: e.to_string() })?;
         text.push(b'\n');
         Ok(dtr_transport::durable_write(&path, &text, 0o600)?)
-    }
-
-    /// The folder of image content.
-    pub fn storage_root(&self, dir: &DataDir) -> PathBuf {
-        match &self.storage {
-            StorageConfig::Filesystem { root: Some(root) } => root.clone(),
-            StorageConfig::Filesystem { root: None } => dir.default_storage(),
-        }
     }
 
     /// The address people and other machines use when nothing else is configured.

@@ -4,12 +4,11 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::PathBuf,
     time::Duration,
 };
 
-use dtr_blobs::{BlobError, FileStorage};
+use dtr_blobs::BlobError;
 use dtr_catalog::{
     Catalog, CatalogError,
     records::{
@@ -24,7 +23,9 @@ use dtr_types::{AccountName, Clock as _, ClusterId, ReplicaId, Secret, SystemClo
 
 use crate::{
     AssetError, ConfigError, DataDir, JoinError, Metadata, OpenError, ReplicaConfig, StorageConfig,
-    StoreConfig, StoreOptions, UserCertificate, assets, cluster::Founding,
+    StoreConfig, StoreOptions, UserCertificate, assets,
+    cluster::Founding,
+    storage::{check_storage, open_storage},
 };
 
 /// How a new replica is set up.
@@ -50,8 +51,8 @@ pub struct ReplicaOptions {
     pub certificate: Option<UserCertificate>,
     /// Where metadata is kept.
     pub store: StoreOptions,
-    /// Where image content is kept; inside the data directory when not given.
-    pub storage_volume: Option<PathBuf>,
+    /// Where image content is kept.
+    pub storage: StorageConfig,
     /// What is logged.
     pub log_level: String,
     /// `text` or `json`.
@@ -248,7 +249,7 @@ impl ReplicaOptions {
             trusted_proxies: self.trusted_proxies.clone(),
             address: self.address()?,
             store: StoreConfig::Embedded,
-            storage: StorageConfig::Filesystem { root: self.storage_volume.clone() },
+            storage: self.storage.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.clone(),
         })
@@ -274,20 +275,6 @@ pub(crate) fn only_ours(dir: &DataDir) -> Result<(), InstallError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Opens the blob storage of a replica.
-pub(crate) async fn open_blobs(
-    dir: &DataDir,
-    config: &ReplicaConfig,
-) -> Result<Arc<FileStorage>, BlobError> {
-    open_blobs_at(&config.storage_root(dir)).await
-}
-
-/// Opens a storage in a folder.
-pub(crate) async fn open_blobs_at(root: &Path) -> Result<Arc<FileStorage>, BlobError> {
-    let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
-    Ok(Arc::new(FileStorage::open(root, options).await?))
 }
 
 /// Logs in at a UCP as an administrator.
@@ -442,6 +429,7 @@ pub async fn install(
         IdentityOptions::Ucp(ucp) => drop(login(ucp).await?),
         IdentityOptions::BuiltIn { password, .. } => dtr_identity::check_password_form(password)?,
     }
+    check_storage(&config.storage).await?;
     take_directory(dir)?;
     let founded = Founded { cluster: cluster_id, founding };
     let made = fill(dir, options, &config, &names, certificate, identity, founded).await;
@@ -475,7 +463,7 @@ async fn fill(
     identity: &IdentityOptions,
     founded: Founded,
 ) -> Result<(), InstallError> {
-    open_blobs(dir, config).await?;
+    open_storage(dir, &config.storage).await?;
     founded.founding.write(dir)?;
     let metadata = Metadata::open(dir, config).await?;
     let catalog = metadata.catalog.clone();

@@ -17,6 +17,7 @@ mod metadata;
 mod repair;
 mod restore;
 mod serve;
+mod storage;
 
 pub use assets::{AssetError, UserCertificate};
 pub use cluster::{EtcdOptions, GivenEtcd, JoinError, Joining, StoreOptions};
@@ -32,5 +33,8 @@ pub use repair::{Alone, RepairError, repair, survey};
 pub use restore::{RestoreError, RestoreRequest, Restored, restore};
 pub use serve::{Opened, ServeError, Serving, bind, open};
 
+pub use storage::{check_storage, open_storage};
+
+pub use dtr_blobs_s3::S3Settings;
 pub use dtr_cluster::{Admission, CLIENT_PORT, JoinRequest, PEER_PORT};
 pub use dtr_service::begin_session;

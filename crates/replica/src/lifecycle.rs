@@ -140,6 +140,8 @@ pub fn plan_destroy(dir: &DataDir, keep_storage: bool) -> Result<DestroyPlan, De
     let storage = match ReplicaConfig::load(dir) {
         Ok(config) if !keep_storage => match config.storage {
             StorageConfig::Filesystem { root } => root,
+            // A bucket is shared, and its owner empties it.
+            StorageConfig::S3(_) => None,
         },
         _ => None,
     };

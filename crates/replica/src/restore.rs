@@ -25,8 +25,9 @@ use dtr_types::{Clock as _, ClusterId, Random as _, ReplicaId, Secret, SystemClo
 
 use crate::{
     ConfigError, DataDir, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
-    install::{external_host, login, open_blobs, open_blobs_at, registration_form, replace_former},
+    install::{external_host, login, registration_form, replace_former},
     metadata::Metadata,
+    storage::{check_storage, is_nowhere, open_folder, open_storage},
 };
 
 /// How an archive is restored.
@@ -321,6 +322,7 @@ pub async fn restore(
     if is_complete(dir).await? {
         return Err(InstallError::Occupied(dir.root().to_owned()).into());
     }
+    check_storage(&config.storage).await.map_err(InstallError::from)?;
     let founding = options
         .store
         .found(options, &id, &ClusterId::random(&SystemRandom))
@@ -343,11 +345,11 @@ pub async fn restore(
     };
     let catalog = metadata.catalog.clone();
     // Opening a storage makes its folder, and a dry run makes nothing: one that is not there is as empty as this one.
-    let nowhere = request.dry_run && !config.storage_root(dir).exists();
+    let nowhere = request.dry_run && is_nowhere(dir, &config.storage);
     let nowhere = nowhere.then(Nowhere::new);
     let blobs: SharedBlobs = match &nowhere {
-        Some(nowhere) => open_blobs_at(&nowhere.0).await,
-        None => open_blobs(dir, &config).await,
+        Some(nowhere) => open_folder(&nowhere.0).await,
+        None => open_storage(dir, &config.storage).await,
     }
     .map_err(InstallError::from)?;
     let identity_target = linked.made.as_ref().map(|(client, token, _)| {

@@ -38,8 +38,8 @@ use crate::{
     follow::{self, Directory, Follower},
     health::Health,
     heartbeat,
-    install::open_blobs,
     metadata::{Metadata, OpenError},
+    storage::open_storage,
 };
 
 /// How often a replica that waits for a majority says so.
@@ -168,7 +168,7 @@ async fn opened(
     if cluster.data_format > DATA_FORMAT {
         return Err(ServeError::Newer { found: cluster.data_format, known: DATA_FORMAT });
     }
-    let blobs: SharedBlobs = open_blobs(dir, config).await?;
+    let blobs: SharedBlobs = open_storage(dir, &config.storage).await?;
     Ok(Opened { catalog, blobs, cluster, engine })
 }
 

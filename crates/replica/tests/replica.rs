@@ -14,7 +14,8 @@ use dtr_catalog::{
 };
 use dtr_replica::{
     ConfigError, DataDir, DestroyError, IdentityOptions, InstallError, ReplicaConfig,
-    ReplicaOptions, ServeError, StorageConfig, bind, destroy, install, open, plan_destroy, running,
+    ReplicaOptions, S3Settings, ServeError, StorageConfig, bind, destroy, install, open,
+    plan_destroy, running,
 };
 use dtr_service::{PidFile, ServiceError};
 use dtr_store::Transaction;
@@ -34,7 +35,7 @@ fn options() -> ReplicaOptions {
         node: "node".to_owned(),
         certificate: None,
         store: Default::default(),
-        storage_volume: None,
+        storage: StorageConfig::Filesystem { root: None },
         log_level: "info".to_owned(),
         log_format: "text".to_owned(),
     }
@@ -84,13 +85,21 @@ fn the_configuration_comes_back_and_what_is_none_is_refused() {
     config.save(&dir).expect("saved");
     assert_eq!(ReplicaConfig::load(&dir).expect("reads"), config);
     assert_eq!(mode(&dir.config_file()), 0o600);
-    assert_eq!(config.storage_root(&dir), Path::new("/srv/images"));
+    let bucket = S3Settings {
+        bucket: "images".to_owned(),
+        secretkey: Secret::new("hidden"),
+        ..S3Settings::default()
+    };
+    let shared = ReplicaConfig { storage: StorageConfig::S3(Box::new(bucket)), ..config };
+    shared.save(&dir).expect("saved");
+    assert_eq!(ReplicaConfig::load(&dir).expect("reads"), shared);
+    assert!(!format!("{shared:?}").contains("hidden"));
     // What an older version wrote.
     let older = r#"{"id":"0123456789ab","httpsPort":443,"httpPort":80,"address":"https://r","storage":{"kind":"filesystem"}}"#;
     fs::write(dir.config_file(), older).expect("written");
     let read = ReplicaConfig::load(&dir).expect("reads");
     assert_eq!((read.log_level.as_str(), read.plain_http), ("info", None));
-    assert_eq!(read.storage_root(&dir), dir.default_storage());
+    assert_eq!(read.storage, StorageConfig::Filesystem { root: None });
     let stranger = older.replace("\"address\"", "\"adress\":1,\"address\"");
     let short = &older[..older.len() - 1];
     let other_storage = older.replace("filesystem", "punched-cards");
@@ -137,7 +146,10 @@ async fn an_installation_is_for_its_owner_alone_and_only_into_an_empty_folder() 
     fs::create_dir_all(mounted.root().join("lost+found")).expect("made");
     let refused = install(&mounted, &options(), &short).await;
     assert!(matches!(refused, Err(InstallError::Identity(_))), "{refused:?}");
-    let elsewhere = ReplicaOptions { storage_volume: Some("/proc/nothing".into()), ..options() };
+    let elsewhere = ReplicaOptions {
+        storage: StorageConfig::Filesystem { root: Some("/proc/nothing".into()) },
+        ..options()
+    };
     let refused = install(&mounted, &elsewhere, &identity).await;
     assert!(matches!(refused, Err(InstallError::Storage(_))), "{refused:?}");
     assert_eq!(fs::read_dir(mounted.root()).expect("reads").count(), 1);
@@ -252,7 +264,10 @@ async fn content_elsewhere_goes_with_the_replica_and_what_is_not_its_own_stays()
     let volume = folder.path().join("volume");
     fs::create_dir(&volume).expect("made");
     fs::write(volume.join("thesis.txt"), "years").expect("written");
-    let options = ReplicaOptions { storage_volume: Some(volume.clone()), ..options() };
+    let options = ReplicaOptions {
+        storage: StorageConfig::Filesystem { root: Some(volume.clone()) },
+        ..options()
+    };
     let identity = IdentityOptions::BuiltIn {
         admin: "admin".parse().expect("a name"),
         password: Secret::new("a-password-of-a-test"),

@@ -189,14 +189,6 @@ pub struct EtcdArgs {
     pub etcd_key: Option<Secret>,
 }
 
-/// Where image content is.
-#[derive(Debug, Args)]
-pub struct StorageArgs {
-    /// Folder of image content [default: inside the data directory]
-    #[arg(long, env = "DTR_STORAGE_VOLUME", value_name = "DIR")]
-    pub dtr_storage_volume: Option<PathBuf>,
-}
-
 /// What is logged, and how.
 #[derive(Debug, Args)]
 pub struct LogArgs {

@@ -3,6 +3,7 @@
 mod admin;
 mod flags;
 mod image;
+mod storage;
 
 use std::path::PathBuf;
 
@@ -14,9 +15,10 @@ pub use admin::{
 };
 pub use flags::{
     ConnectArgs, DataDirArgs, DecryptionArgs, EncryptionArgs, EtcdArgs, LogArgs, NetworkArgs,
-    StorageArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs,
+    StoreArgs, StoreEngine, TlsArgs, UcpArgs,
 };
 pub use image::{ImageCommand, RegistryArgs};
+pub use storage::StorageArgs;
 
 /// A container registry that can be lost and got back.
 #[derive(Debug, Parser)]
@@ -225,7 +227,7 @@ pub struct ReconfigureArgs {
     #[arg(long, conflicts_with = "dtr_cert")]
     pub no_dtr_cert: bool,
     /// Keep image content inside the data directory again: takes back --dtr-storage-volume
-    #[arg(long, conflicts_with = "dtr_storage_volume")]
+    #[arg(long, conflicts_with_all = ["dtr_storage_volume", "s3_bucket", "s3_form"])]
     pub dtr_use_default_storage: bool,
     /// The new storage already holds all blobs
     #[arg(long, env = "STORAGE_MIGRATED", value_parser = clap::builder::FalseyValueParser::new())]

@@ -35,6 +35,7 @@ pub(super) fn data_dir(args: &DataDirArgs) -> Result<DataDir> {
     Ok(DataDir::new(whole(&args.data_dir)?))
 }
 
+/// A folder by its whole name.
 fn whole(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot use the folder {}", path.display()))
 }
@@ -79,7 +80,7 @@ pub(super) fn options(
         node: node(),
         certificate,
         store,
-        storage_volume: storage.dtr_storage_volume.as_deref().map(whole).transpose()?,
+        storage: storage.config()?,
         log_level: log.log_level.unwrap_or_else(|| "info".to_owned()).to_lowercase(),
         log_format,
     })
@@ -230,8 +231,7 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
         ));
     }
     let dir = data_dir(&args.dir)?;
-    let accept_empty_storage =
-        args.dtr_use_default_storage || args.storage.dtr_storage_volume.is_some();
+    let accept_empty_storage = args.dtr_use_default_storage || args.storage.is_given();
     let store = store(args.store)?;
     let options =
         options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;

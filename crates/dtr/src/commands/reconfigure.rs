@@ -1,7 +1,7 @@
 //! `dtr reconfigure`: changes given settings and leaves the others. What all replicas share is changed through the
 //! interface and holds at once; what is one replica's own is in its data directory and holds from its next start.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use dtr_replica::{DataDir, ReplicaConfig, StorageConfig};
@@ -37,6 +37,11 @@ pub async fn run(args: ReconfigureArgs) -> Result<()> {
         Some(dir) if own => Some(configured(dir, &args)?),
         _ => None,
     };
+    if let Some(config) = &changed
+        && args.storage.is_given()
+    {
+        dtr_replica::check_storage(&config.storage).await?;
+    }
     if shared {
         change_shared(&args).await?;
     }
@@ -58,7 +63,7 @@ fn own_changes(args: &ReconfigureArgs) -> bool {
         || !network.trusted_proxies.is_empty()
         || args.no_plain_http
         || args.no_trusted_proxies
-        || args.storage.dtr_storage_volume.is_some()
+        || args.storage.is_given()
         || args.dtr_use_default_storage
         || args.log.log_level.is_some()
         || args.log.log_format.is_some()
@@ -89,8 +94,8 @@ fn configured(dir: &Path, args: &ReconfigureArgs) -> Result<ReplicaConfig> {
         }
         config.trusted_proxies.clone_from(&network.trusted_proxies);
     }
-    if args.storage.dtr_storage_volume.is_some() || args.dtr_use_default_storage {
-        config.storage = StorageConfig::Filesystem { root: storage(dir, args)? };
+    if args.storage.is_given() || args.dtr_use_default_storage {
+        config.storage = storage(dir, &config.storage, args)?;
     }
     if let Some(level) = &args.log.log_level {
         config.log_level.clone_from(level);
@@ -103,28 +108,30 @@ fn configured(dir: &Path, args: &ReconfigureArgs) -> Result<ReplicaConfig> {
     Ok(config)
 }
 
-/// The folder that image content is in from now on; none is the usual one.
-fn storage(dir: &Path, args: &ReconfigureArgs) -> Result<Option<PathBuf>> {
-    if !args.storage_migrated {
+/// Where image content is from now on.
+fn storage(dir: &Path, now: &StorageConfig, args: &ReconfigureArgs) -> Result<StorageConfig> {
+    let new = args.storage.config()?;
+    // The same bucket and folder of it, by another key or certificate: nothing moves.
+    let same = match (now, &new) {
+        (StorageConfig::S3(now), StorageConfig::S3(new)) => now.is_same_place(new),
+        _ => false,
+    };
+    if !args.storage_migrated && !same {
         return Err(Failure::usage(
             "another storage must already hold all blobs: copy the old one there (it may go on being used meanwhile; copy \
              again after stopping the replica), then give --storage-migrated",
         ));
     }
-    let Some(folder) = &args.storage.dtr_storage_volume else {
-        let usual = DataDir::new(dir).default_storage();
-        return if usual.is_dir() {
-            Ok(None)
-        } else {
-            Err(Failure::usage(format!("{} is not a folder", usual.display())))
-        };
+    let folder = match &new {
+        StorageConfig::Filesystem { root } => {
+            root.clone().unwrap_or_else(|| DataDir::new(dir).default_storage())
+        }
+        StorageConfig::S3(_) => return Ok(new),
     };
-    let folder =
-        std::path::absolute(folder).with_context(|| format!("cannot use {}", folder.display()))?;
     if !folder.is_dir() {
         return Err(Failure::usage(format!("{} is not a folder", folder.display())));
     }
-    Ok(Some(folder))
+    Ok(new)
 }
 
 /// The same address at another port.

@@ -1,0 +1,65 @@
+//! The blob storage that a replica's configuration names.
+
+use std::{path::Path, sync::Arc};
+
+use dtr_blobs::{BlobError, FileStorage, SharedBlobs};
+use dtr_blobs_s3::{S3Settings, S3Storage};
+use dtr_types::{SystemClock, SystemRandom};
+
+use crate::{DataDir, StorageConfig};
+
+/// Opens the blob storage of a replica. A folder must be there and be writable. A bucket may be away at this moment: the
+/// replica starts, and its health says what is wrong.
+///
+/// # Errors
+/// [`BlobError::Unsuitable`].
+pub async fn open_storage(
+    dir: &DataDir,
+    storage: &StorageConfig,
+) -> Result<SharedBlobs, BlobError> {
+    match storage {
+        StorageConfig::Filesystem { root } => {
+            open_folder(&root.clone().unwrap_or_else(|| dir.default_storage())).await
+        }
+        StorageConfig::S3(settings) => Ok(Arc::new(open_bucket(settings)?)),
+    }
+}
+
+/// Opens a storage in a folder, which is made if need be.
+pub(crate) async fn open_folder(root: &Path) -> Result<SharedBlobs, BlobError> {
+    let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
+    Ok(Arc::new(FileStorage::open(root, options).await?))
+}
+
+/// The place, for messages.
+pub(crate) fn place(dir: &DataDir, storage: &StorageConfig) -> String {
+    match storage {
+        StorageConfig::Filesystem { root: Some(root) } => root.display().to_string(),
+        StorageConfig::Filesystem { root: None } => dir.default_storage().display().to_string(),
+        StorageConfig::S3(settings) => settings.to_string(),
+    }
+}
+
+/// Whether opening a storage would make a folder for it.
+pub(crate) fn is_nowhere(dir: &DataDir, storage: &StorageConfig) -> bool {
+    match storage {
+        StorageConfig::Filesystem { root: Some(root) } => !root.exists(),
+        StorageConfig::Filesystem { root: None } => !dir.default_storage().exists(),
+        StorageConfig::S3(_) => false,
+    }
+}
+
+fn open_bucket(settings: &S3Settings) -> Result<S3Storage, BlobError> {
+    S3Storage::open(settings, Arc::new(SystemRandom))
+}
+
+/// Tries a storage before it is relied on: a bucket is written to, read and listed. A folder is tried when it is opened.
+///
+/// # Errors
+/// [`BlobError::Unsuitable`] with what to correct.
+pub async fn check_storage(storage: &StorageConfig) -> Result<(), BlobError> {
+    match storage {
+        StorageConfig::Filesystem { .. } => Ok(()),
+        StorageConfig::S3(settings) => open_bucket(settings)?.check().await,
+    }
+}
