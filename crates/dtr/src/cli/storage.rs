@@ -21,7 +21,6 @@ pub struct StorageArgs {
 
 /// A bucket for image content.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Image content in a bucket")]
 pub struct S3Args {
     /// Bucket of image content, which must exist
     #[arg(long, env = "DTR_S3_BUCKET", value_name = "NAME")]
