@@ -10,6 +10,8 @@ EXPOSE 443
 ENTRYPOINT ["/usr/local/bin/ucp"]
 
 FROM base AS dtr
+# etcd, for replicas that share one: docs/replicas.md.
+COPY etcd/ /
 VOLUME /var/lib/dtr
-EXPOSE 80 443
+EXPOSE 80 443 2379 2380
 ENTRYPOINT ["/usr/local/bin/dtr"]
