@@ -1,7 +1,9 @@
-//! Chores of the project: `cargo xtask check` (the house rules that no compiler checks; also runs as an ordinary test) and
-//! `cargo xtask crash` (what was acknowledged survives kill -9).
+//! Chores of the project: `cargo xtask check` (the house rules that no compiler checks; also runs as an ordinary test),
+//! `cargo xtask crash` (what was acknowledged survives kill -9) and `cargo xtask cluster` (replicas that are broken in every
+//! way show one history).
 
 mod check;
+mod cluster;
 mod crash;
 
 use std::process::ExitCode;
@@ -21,6 +23,8 @@ enum Command {
     Check,
     /// Kills a server at random under load, again and again; everything acknowledged must be there.
     Crash(crash::Options),
+    /// Breaks machines of a cluster under load, as root; its history must be linearizable, and nothing lost.
+    Cluster(cluster::Options),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -34,5 +38,6 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Crash(options) => crash::run(&options),
+        Command::Cluster(options) => cluster::run(&options),
     }
 }

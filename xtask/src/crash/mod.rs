@@ -29,8 +29,9 @@ use tokio::task::JoinHandle;
 use load::{Counted, End, Load};
 use proof::{Extent, Findings};
 use server::Server;
-use state::{Dice, GRACE_SECONDS, Worker};
-use wire::Wire;
+pub use state::Dice;
+use state::{GRACE_SECONDS, Worker};
+pub use wire::Wire;
 
 /// Of the administrator of a server that lives for some minutes.
 const PASSWORD: &str = "a-password-for-some-minutes";
