@@ -258,12 +258,19 @@ impl ReplicaOptions {
 
 /// Refuses a data directory with something in it, and makes it otherwise.
 pub(crate) fn take_directory(dir: &DataDir) -> Result<(), InstallError> {
+    unoccupied(dir)?;
+    let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
+    dir.create().map_err(refused)
+}
+
+/// Refuses a data directory with something in it.
+fn unoccupied(dir: &DataDir) -> Result<(), InstallError> {
     let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
     only_ours(dir)?;
-    if dir.is_occupied().map_err(refused)? {
-        return Err(InstallError::Occupied(dir.root().to_owned()));
+    match dir.is_occupied().map_err(refused)? {
+        true => Err(InstallError::Occupied(dir.root().to_owned())),
+        false => Ok(()),
     }
-    dir.create().map_err(refused)
 }
 
 /// Refuses a folder with something in it that is not a replica's: it would be taken for the replica's, and in the way of
@@ -413,6 +420,7 @@ pub async fn install(
     options: &ReplicaOptions,
     identity: &IdentityOptions,
 ) -> Result<Installed, InstallError> {
+    unoccupied(dir)?;
     let id = options.id.clone().unwrap_or_else(|| ReplicaId::random(&SystemRandom));
     let mut config = options.config(id.clone())?;
     let names = options.names()?;
