@@ -41,7 +41,7 @@ use path::Endpoint;
 use recorder::Recorder;
 
 /// Manifests kept in memory, in bytes.
-const MANIFEST_CACHE_BYTES: u64 = 8 * 1024 * 1024;
+const MANIFEST_CACHE_BYTES: u64 = 6 * 1024 * 1024;
 /// How long settings are used before they are read again.
 const SETTINGS_TTL: Duration = Duration::from_secs(1);
 
