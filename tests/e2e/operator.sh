@@ -103,9 +103,8 @@ refused "gc wants to know which" "dry-run" "$dtr" gc --data-dir "$data"
 ok "status" "$dtr" status --data-dir "$data"
 same "the images of an installation" 2 "$("$dtr" images | grep -c '^docker/')"
 ok "upgrade has nothing to do" "$dtr" upgrade --data-dir "$data"
-for later in join remove emergency-repair; do
-    refused "$later says that there is one replica" "one replica" "$dtr" $later --ucp-url "$url" --existing-replica-id 0123456789ab
-done
+refused "nothing is removed from a store that is for one replica" "for one replica" "$dtr" remove --data-dir "$data" --replica-ids 0123456789ab
+refused "nor repaired" "no majority to lose" "$dtr" emergency-repair --data-dir "$data" --ucp-url "$url" --ucp-insecure-tls --prune --yes
 refused "a folder without a replica is told" "no replica is installed|not running" "$dtr" status --data-dir "$WORK/nowhere"
 
 # The address for clients changes while the registry runs: redirect, certificate, what commands find.

@@ -181,6 +181,8 @@ pub struct RemoveArgs {
 pub struct RepairArgs {
     #[command(flatten)]
     pub dir: DataDirArgs,
+    #[command(flatten)]
+    pub original: RepairOriginal,
     /// The survivor's id, to be sure that it is this one
     #[arg(long, env = "DTR_REPLICA_ID", value_name = "ID")]
     pub existing_replica_id: Option<dtr_types::ReplicaId>,
@@ -190,6 +192,30 @@ pub struct RepairArgs {
     /// Only repair; run it later with "dtr serve"
     #[arg(long)]
     pub no_start: bool,
+}
+
+/// What the original's repair was given, and ours needs not: it works on the survivor's own machine, and the survivor tells
+/// its UCP by itself.
+#[derive(Debug, Args)]
+pub struct RepairOriginal {
+    #[arg(long, env = "UCP_URL", hide = true)]
+    pub ucp_url: Option<String>,
+    #[arg(long, env = "UCP_USERNAME", hide = true)]
+    pub ucp_username: Option<String>,
+    #[arg(
+        long,
+        env = "UCP_PASSWORD",
+        hide = true,
+        hide_env_values = true,
+        allow_hyphen_values = true
+    )]
+    pub ucp_password: Option<dtr_types::Secret>,
+    #[arg(long, env = "UCP_CA", hide = true, hide_env_values = true, allow_hyphen_values = true)]
+    pub ucp_ca: Option<String>,
+    #[arg(long, env = "UCP_INSECURE_TLS", hide = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub ucp_insecure_tls: bool,
+    #[arg(long, env = "PRUNE", hide = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub prune: bool,
 }
 
 /// `dtr serve`
