@@ -124,6 +124,16 @@ impl Client {
         self.run(&Unary { method, message, leader: true, answer }, true, self.deadline()).await
     }
 
+    /// A plain call that may be repeated, and that a member answers by itself, also without a majority.
+    pub(crate) async fn call_any<M, R>(&self, method: &'static str, message: M) -> Result<R, Fault>
+    where
+        M: prost::Message + Clone + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        let answer = std::marker::PhantomData;
+        self.run(&Unary { method, message, leader: false, answer }, true, self.deadline()).await
+    }
+
     /// When a call that begins now has to end.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.timing.call

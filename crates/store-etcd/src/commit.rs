@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::{
     EtcdStore,
-    client::Unary,
+    client::{Client, Unary},
     fault::Fault,
-    slots::{Slot, Taken},
+    slots::{Slot, Slots, Taken},
     wire::{
         self, Compare, DeleteRangeRequest, EQUAL, GREATER, LESS, PutRequest, RangeRequest, Request,
         RequestOp, Response, TARGET_CREATED, TARGET_MODIFIED, TARGET_VERSION, Target, TxnRequest,
@@ -98,6 +98,11 @@ pub(crate) enum Fenced {
 }
 
 impl Fenced {
+    /// Whether the fence itself has moved the slot.
+    pub(crate) fn stopped(&self) -> bool {
+        matches!(self, Self::Stopped(_))
+    }
+
     /// When the slot was last put.
     pub(crate) fn modified(&self) -> i64 {
         match self {
@@ -231,7 +236,7 @@ impl EtcdStore {
     ) -> Result<Option<Outcome>, StoreError> {
         let unknown = |why: &str| StoreError::Unknown { reason: format!("{reason}; {why}") };
         tracing::debug!(reason, "the answer to a commit was lost");
-        match self.fence(&taken.slot).await {
+        match fence(&self.client, &self.slots, &taken.slot).await {
             Ok(Fenced::Found(found, at)) if found == *tag => {
                 taken.settled(at);
                 let revision = Revision(u64::try_from(at).unwrap_or(0));
@@ -247,21 +252,6 @@ impl EtcdStore {
             }
             Err(fault) => Err(unknown(&format!("it could not be settled: {fault:?}"))),
         }
-    }
-
-    /// Makes sure that nothing that is on its way through a slot is applied from now on.
-    pub(crate) async fn fence(&self, slot: &Slot) -> Result<Fenced, Fault> {
-        let tag = self.slots.tag();
-        // May be repeated: it is applied once at most, and recognised by its tag.
-        let answer: TxnResponse = self.client.call(method::TXN, slot.fence(tag.clone())).await?;
-        if answer.succeeded {
-            return Ok(Fenced::Stopped(wire::revision(answer.header.as_ref())));
-        }
-        Ok(match slot_read(&answer) {
-            None => Fenced::Gone,
-            Some(kv) if kv.value == tag => Fenced::Stopped(kv.mod_revision),
-            Some(kv) => Fenced::Found(kv.value.clone(), kv.mod_revision),
-        })
     }
 
     async fn send(&self, message: TxnRequest, deadline: Instant) -> Result<TxnResponse, Fault> {
@@ -440,6 +430,21 @@ impl EtcdStore {
         })?;
         Ok(Answer::Conflict(failing, number(revision)))
     }
+}
+
+/// Makes sure that nothing that is on its way through a slot is applied from now on.
+pub(crate) async fn fence(client: &Client, slots: &Slots, slot: &Slot) -> Result<Fenced, Fault> {
+    let tag = slots.tag();
+    // May be repeated: it is applied once at most, and recognised by its tag.
+    let answer: TxnResponse = client.call(method::TXN, slot.fence(tag.clone())).await?;
+    if answer.succeeded {
+        return Ok(Fenced::Stopped(wire::revision(answer.header.as_ref())));
+    }
+    Ok(match slot_read(&answer) {
+        None => Fenced::Gone,
+        Some(kv) if kv.value == tag => Fenced::Stopped(kv.mod_revision),
+        Some(kv) => Fenced::Found(kv.value.clone(), kv.mod_revision),
+    })
 }
 
 fn number(revision: i64) -> Revision {

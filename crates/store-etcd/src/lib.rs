@@ -6,7 +6,8 @@
 //! starts an etcd of our own and watches over it.
 //!
 //! Files, in the order of a call: `client` (which member, how long), `connection` (one member), `wire` (messages), `fault`
-//! (what an error means); `commit` with `slots` (how lost answers are settled), `read`, `watch`.
+//! (what an error means); `commit` with `slots` (how lost answers are settled), `read` with `view` (how reads share their
+//! round trips), `watch`.
 //!
 //! # What is ours in etcd
 //! - `<prefix>k<key>`: the keys of the store.
@@ -29,6 +30,7 @@ mod members;
 mod read;
 mod slots;
 mod tls;
+mod view;
 mod watch;
 mod wire;
 
@@ -51,12 +53,17 @@ pub use maintenance::{AdminError, Alarm, AlarmKind, Maintenance, MemberStatus, S
 pub use members::{MemberFacts, Members};
 use slots::Slots;
 pub use tls::Tls;
+pub use view::ViewStatus;
+use view::{Following, Index, View};
+use watch::Feeds;
 
 /// The longest prefix, in bytes.
 pub const PREFIX_BYTES_MAX: usize = 64;
 /// What etcd accepts unless its members are started otherwise.
 const REQUEST_BYTES_USUAL: usize = 1_572_864;
 const TXN_OPERATIONS_USUAL: usize = 128;
+/// Room of the view unless it is set.
+const VIEW_BYTES_USUAL: usize = 64 << 20;
 /// What a transaction may need beyond its keys and values: the conditions, the slot, the encoding.
 const REQUEST_BYTES_KEPT: usize = 32 * 1024;
 /// More puts in one transaction would make those who wait behind it wait too long.
@@ -87,6 +94,9 @@ pub enum ConnectError {
     /// Any other option that makes no sense.
     #[error("the etcd store cannot be set up: {0}")]
     Option(&'static str),
+    /// The members do not answer, or not as they must.
+    #[error("etcd cannot be used: {0}")]
+    Unusable(#[from] StoreError),
 }
 
 /// How a store is set up.
@@ -111,6 +121,8 @@ pub struct Options {
     /// The members' `--max-txn-ops`. A transaction of the store has up to half as many operations: the rest is for
     /// telling what became of it.
     pub txn_operations_max: usize,
+    /// Room for what was read lately, in bytes, so that it need not be read again; 0 for none. See [`EtcdStore::view`].
+    pub view_bytes_max: usize,
     /// Names and tags are made of it.
     pub random: Arc<dyn Random>,
 }
@@ -127,6 +139,7 @@ impl Options {
             timing: Timing::default(),
             request_bytes_max: REQUEST_BYTES_USUAL,
             txn_operations_max: TXN_OPERATIONS_USUAL,
+            view_bytes_max: VIEW_BYTES_USUAL,
             random: Arc::new(SystemRandom),
         }
     }
@@ -172,7 +185,9 @@ pub struct EtcdStore {
     floor: Arc<AtomicU64>,
     /// How many items fitted into a page lately.
     page_hint: AtomicUsize,
-    watches: AtomicUsize,
+    index: Index,
+    view: View,
+    feeds: Feeds,
     /// Closed with the store.
     open: tokio::sync::watch::Sender<()>,
 }
@@ -215,6 +230,23 @@ impl Keys {
         }
     }
 
+    /// All that is ours: from, to.
+    pub(crate) fn all(&self) -> (Bytes, Bytes) {
+        let from = self.prefix.slice(..self.prefix.len() - 1);
+        let to = dtr_store::prefix_end(&from);
+        // To etcd, a zero byte is the first key, and as an end it is behind the last.
+        let zero = Bytes::from_static(b"\0");
+        match from.is_empty() {
+            true => (zero.clone(), zero),
+            false => (from, to),
+        }
+    }
+
+    /// Whether it is a key of the store.
+    pub(crate) fn is_key(&self, kv: &wire::KeyValue) -> bool {
+        kv.key.starts_with(&self.prefix)
+    }
+
     fn session(&self, name: &str) -> Bytes {
         [&self.sessions[..], name.as_bytes(), b"/"].concat().into()
     }
@@ -236,19 +268,42 @@ impl EtcdStore {
             }
             name => name.to_owned(),
         };
+        let client = Arc::new(Client::new(options)?);
+        let (floor, open) = (Arc::<AtomicU64>::default(), tokio::sync::watch::Sender::new(()));
+        let feeds = Feeds {
+            client: client.clone(),
+            keys: keys.clone(),
+            floor: floor.clone(),
+            begun: Arc::default(),
+            open: open.subscribe(),
+        };
         Ok(Arc::new(Self {
-            client: Arc::new(Client::new(options)?),
+            index: Index::new(client.clone(), keys.clone()),
+            view: View::new(options.view_bytes_max),
+            feeds,
+            client,
             slots: Slots::new(keys.session(&session), &*options.random),
             limits,
             request_bytes_max: options.request_bytes_max,
             txn_operations_max: options.txn_operations_max,
             random: options.random.clone(),
             keys,
-            floor: Arc::default(),
+            floor,
             page_hint: AtomicUsize::new(0),
-            watches: AtomicUsize::new(0),
-            open: tokio::sync::watch::Sender::new(()),
+            open,
         }))
+    }
+
+    /// Sets up a store, waits until a majority answers, at most for `limit`, and finds out whether the members accept what
+    /// the options say they do.
+    ///
+    /// # Errors
+    /// When an option cannot be used, nobody answers in time, or the members accept less.
+    pub async fn connect(options: &Options, limit: Duration) -> Result<Arc<Self>, ConnectError> {
+        let store = Self::new(options)?;
+        store.ready(limit).await?;
+        store.verify_limits().await?;
+        Ok(store)
     }
 
     /// Waits until a majority answers, at most for `limit`.
@@ -303,6 +358,22 @@ impl EtcdStore {
         Members::new(self.client.clone())
     }
 
+    /// How the view does: what was read lately, kept up to date by a watch, from which reads of the latest state are answered
+    /// after one question to etcd that all who read at a time share.
+    pub fn view(&self) -> ViewStatus {
+        self.view.status()
+    }
+
+    fn following(&self) -> Following {
+        Following {
+            client: self.client.clone(),
+            slots: self.slots.clone(),
+            index: self.index.clone(),
+            feeds: self.feeds.clone(),
+            closed: self.open.subscribe(),
+        }
+    }
+
     /// Settles what is in doubt, before anything is said about the latest state; see `slots`.
     async fn settle(&self) -> Result<(), StoreError> {
         if !self.slots.in_doubt() {
@@ -310,7 +381,7 @@ impl EtcdStore {
         }
         let _one = self.slots.settling.lock().await;
         while let Some(doubt) = self.slots.doubt() {
-            match self.fence(&doubt).await {
+            match commit::fence(&self.client, &self.slots, &doubt).await {
                 Ok(fenced) => self.slots.settled(&doubt, fenced.modified()),
                 Err(fault) => {
                     let StoreError::Unavailable { reason } = fault.into() else {
@@ -354,7 +425,7 @@ impl Store for EtcdStore {
     }
 
     async fn watch(&self, start: &[u8], end: &[u8], from: Revision) -> Result<Watcher, StoreError> {
-        self.begin_watch(start, end, from).await
+        self.feeds.begin(start, end, from).await
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {

@@ -44,9 +44,11 @@ pub enum AdminError {
     /// A learner that has not caught up.
     #[error("the member is not ready to be promoted: it has not caught up yet; try again later")]
     NotCaughtUp,
-    /// It would leave the cluster without a majority of members that answer.
+    /// It would leave the cluster without a majority of members that answer. Who was not connected for the last five seconds
+    /// does not count as one, so this also happens right after another change: then later it is allowed.
     #[error(
-        "etcd refused it because the majority would be at risk ({0}); bring back the members that are down first"
+        "etcd refused it because the majority would be at risk ({0}); bring back the members that are down first, and \
+         wait some seconds after they have come"
     )]
     MajorityAtRisk(String),
     /// No such member.

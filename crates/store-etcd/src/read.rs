@@ -16,6 +16,7 @@ use dtr_types::Revision;
 use crate::{
     EtcdStore,
     fault::Fault,
+    view::Answer,
     wire::{self, RangeRequest, RangeResponse, method},
 };
 
@@ -29,10 +30,7 @@ const GROWTH: usize = 4;
 impl EtcdStore {
     /// The latest revision.
     pub(crate) async fn latest(&self) -> Result<Revision, Fault> {
-        let key = self.keys.outside(b"\0");
-        let request = RangeRequest { key, limit: 1, count_only: true, ..RangeRequest::default() };
-        let answer: RangeResponse = self.client.call(method::RANGE, request).await?;
-        Ok(revision_of(&answer))
+        self.index.confirm().await
     }
 
     pub(crate) async fn read_one(
@@ -40,6 +38,33 @@ impl EtcdStore {
         key: &[u8],
         at: At,
     ) -> Result<Option<KeyValue>, StoreError> {
+        if at != At::Latest || self.view.is_off() {
+            return self.ask_one(key, at).await;
+        }
+        let confirmed = self.confirm().await?;
+        match self.view.get(key, confirmed).await {
+            Answer::Known(found) => Ok(found),
+            Answer::Unknown(unknown) => match self.ask_one(key, unknown.at.into()).await {
+                Ok(found) => {
+                    let end = [key, b"\0"].concat().into();
+                    unknown.is(end, found.as_slice());
+                    Ok(found)
+                }
+                Err(error) if is_passing(&error) => self.ask_one(key, At::Latest).await,
+                Err(error) => Err(error),
+            },
+            Answer::None => self.ask_one(key, At::Latest).await,
+        }
+    }
+
+    /// The latest revision, with nothing in doubt any more; and the view follows.
+    async fn confirm(&self) -> Result<Revision, StoreError> {
+        self.settle().await?;
+        self.view.follow(|| self.following());
+        self.latest().await.map_err(StoreError::from)
+    }
+
+    async fn ask_one(&self, key: &[u8], at: At) -> Result<Option<KeyValue>, StoreError> {
         let key = self.keys.outside(key);
         let request = RangeRequest { key, limit: 1, ..RangeRequest::default() };
         let answer = self.read(request, at).await?;
@@ -47,6 +72,34 @@ impl EtcdStore {
     }
 
     pub(crate) async fn read_page(&self, range: Range) -> Result<Page, StoreError> {
+        if range.at != At::Latest || self.view.is_off() {
+            return self.ask_page(range).await;
+        }
+        let confirmed = self.confirm().await?;
+        let most = self.limits.page_items_max;
+        let limit = if range.limit == 0 { most } else { range.limit.min(most) };
+        match self.view.page(&range, limit, PAGE_BYTES_MAX, confirmed).await {
+            Answer::Known(page) => Ok(page),
+            Answer::Unknown(unknown) => {
+                let at = Range { at: unknown.at.into(), ..range.clone() };
+                match self.ask_page(at).await {
+                    Ok(page) => {
+                        if !range.keys_only || page.items.is_empty() {
+                            let last = page.items.last().filter(|_| page.more);
+                            let end = last.map(|kv| [&kv.key[..], b"\0"].concat().into());
+                            unknown.is(end.unwrap_or(range.end), &page.items);
+                        }
+                        Ok(page)
+                    }
+                    Err(error) if is_passing(&error) => self.ask_page(range).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Answer::None => self.ask_page(range).await,
+        }
+    }
+
+    async fn ask_page(&self, range: Range) -> Result<Page, StoreError> {
         let most = self.limits.page_items_max;
         let limit = if range.limit == 0 { most } else { range.limit.min(most) };
         let mut page = Page { revision: Revision::ZERO, items: Vec::new(), more: true };
@@ -121,11 +174,18 @@ impl EtcdStore {
                 request.serializable = true;
             }
         }
-        let mut answer = self.client.call(method::RANGE, request.clone()).await;
-        if matches!(answer, Err(Fault::Future)) && request.serializable {
-            request.serializable = false;
-            answer = self.client.call(method::RANGE, request).await;
-        }
+        let answer = if request.serializable {
+            // What is past can be read also while nobody leads.
+            match self.client.call_any(method::RANGE, request.clone()).await {
+                Err(Fault::Future) => {
+                    request.serializable = false;
+                    self.client.call(method::RANGE, request).await
+                }
+                answer => answer,
+            }
+        } else {
+            self.client.call(method::RANGE, request).await
+        };
         match (answer, at) {
             (Ok(answer), _) => Ok(Ok(answer)),
             (Err(Fault::AnswerTooLong), _) => Ok(Err(())),
@@ -179,6 +239,11 @@ impl EtcdStore {
             Err(fault) => Err(fault.into()),
         }
     }
+}
+
+/// Whether reading the latest state may succeed where reading the view's did not: that may have been compacted.
+fn is_passing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Compacted { .. } | StoreError::Future { .. })
 }
 
 fn revision_of(answer: &RangeResponse) -> Revision {

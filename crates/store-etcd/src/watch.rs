@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,11 +16,12 @@ use std::{
 use bytes::Bytes;
 use dtr_store::{Event, EventKind, StoreError, WatchBatch, Watcher};
 use dtr_types::Revision;
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::Streaming;
 
 use crate::{
-    EtcdStore, Keys,
+    Keys,
     client::Client,
     connection::Connection,
     fault::Fault,
@@ -33,23 +34,44 @@ const BATCHES: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-impl EtcdStore {
-    /// Begins a watch: when this returns, a member has accepted it.
-    pub(crate) async fn begin_watch(
+/// Since when a watch runs without a break; nothing while it is cut off.
+#[derive(Clone, Default)]
+pub(crate) struct Alive(Arc<Mutex<Option<Instant>>>);
+
+impl Alive {
+    pub(crate) fn since(&self) -> Option<Instant> {
+        *self.0.lock()
+    }
+
+    fn set(&self, alive: bool) {
+        *self.0.lock() = alive.then(Instant::now);
+    }
+}
+
+/// What all watches of a store share.
+#[derive(Clone)]
+pub(crate) struct Feeds {
+    pub(crate) client: Arc<Client>,
+    pub(crate) keys: Keys,
+    /// See [`crate::EtcdStore`].
+    pub(crate) floor: Arc<AtomicU64>,
+    pub(crate) begun: Arc<AtomicUsize>,
+    pub(crate) open: tokio::sync::watch::Receiver<()>,
+}
+
+impl Feeds {
+    /// Begins a watch of keys in `[start, end)`: when this returns, a member has accepted it.
+    pub(crate) async fn begin(
         &self,
         start: &[u8],
         end: &[u8],
         from: Revision,
     ) -> Result<Watcher, StoreError> {
-        let floor = self.floor.load(Ordering::Acquire);
-        if from.0 < floor {
-            return Err(StoreError::Compacted { asked: from, oldest: Revision(floor) });
-        }
-        let (sender, watcher) = Watcher::channel(BATCHES);
-        let mut closed = self.open.subscribe();
         let (key, range_end) = (self.keys.outside(start), self.keys.end_outside(end));
         if range_end <= key {
             // Nothing is ever told; etcd would refuse it.
+            let (sender, watcher) = Watcher::channel(BATCHES);
+            let mut closed = self.open.clone();
             tokio::spawn(async move {
                 tokio::select! {
                     () = sender.closed() => {}
@@ -58,6 +80,27 @@ impl EtcdStore {
             });
             return Ok(watcher);
         }
+        Ok(self.begin_range(key, range_end, from).await?.0)
+    }
+
+    /// Begins a watch of everything that is ours. It also tells the revisions in which only slots move, by batches without
+    /// events.
+    pub(crate) async fn begin_all(&self, from: Revision) -> Result<(Watcher, Alive), StoreError> {
+        let (key, range_end) = self.keys.all();
+        self.begin_range(key, range_end, from).await
+    }
+
+    async fn begin_range(
+        &self,
+        key: Bytes,
+        range_end: Bytes,
+        from: Revision,
+    ) -> Result<(Watcher, Alive), StoreError> {
+        let floor = self.floor.load(Ordering::Acquire);
+        if from.0 < floor {
+            return Err(StoreError::Compacted { asked: from, oldest: Revision(floor) });
+        }
+        let (sender, watcher) = Watcher::channel(BATCHES);
         let mut feed = Feed {
             client: self.client.clone(),
             keys: self.keys.clone(),
@@ -65,10 +108,12 @@ impl EtcdStore {
             key,
             range_end,
             next: from.0.max(1),
-            turn: self.watches.fetch_add(1, Ordering::Relaxed),
+            turn: self.begun.fetch_add(1, Ordering::Relaxed),
             gathered: None,
+            alive: Alive::default(),
         };
-        let first = feed.begin_in_time().await?;
+        let (first, alive) = (feed.begin_in_time().await?, feed.alive.clone());
+        let mut closed = self.open.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = sender.closed() => {}
@@ -76,7 +121,7 @@ impl EtcdStore {
                 () = feed.run(first, &sender) => {}
             }
         });
-        Ok(watcher)
+        Ok((watcher, alive))
     }
 }
 
@@ -108,6 +153,7 @@ struct Feed {
     turn: usize,
     /// The changes of one revision, until all of them have come.
     gathered: Option<WatchBatch>,
+    alive: Alive,
 }
 
 type Sender = mpsc::Sender<Result<WatchBatch, StoreError>>;
@@ -120,7 +166,7 @@ impl Feed {
             match tokio::time::timeout_at(deadline, self.begin()).await {
                 Ok(Ok(running)) => return Ok(running),
                 Ok(Err(fault)) if fault.elsewhere(true) => {
-                    if tokio::time::Instant::now() + pause >= deadline {
+                    if Instant::now() + pause >= deadline {
                         return Err(fault.into());
                     }
                 }
@@ -160,6 +206,7 @@ impl Feed {
         let stream = begun.await.unwrap_or_else(|_| {
             Err(Fault::NotDone(format!("a member did not accept a watch in {attempt:?}")))
         })?;
+        self.alive.set(true);
         Ok(Running { stream, _connection: connection })
     }
 
@@ -172,6 +219,7 @@ impl Feed {
                 End::Told(error) => return drop(sender.send(Err(error)).await),
                 End::Lost(why) => tracing::debug!(why, next = self.next, "a watch is resumed"),
             }
+            self.alive.set(false);
             // Half of a revision may have come; it is told anew.
             self.gathered = None;
             drop(running);
@@ -235,16 +283,17 @@ impl Feed {
             if revision.0 < self.next {
                 continue;
             }
-            let kv = self.keys.inside(&kv);
-            let key = kv.key.clone();
-            let kind =
-                if event.kind == EVENT_DELETE { EventKind::Delete } else { EventKind::Put(kv) };
-            let event = Event { key, kind };
-            match &mut self.gathered {
-                Some(batch) if batch.revision == revision => batch.events.push(event),
-                gathered => {
-                    batches.extend(gathered.replace(WatchBatch { revision, events: vec![event] }));
-                }
+            if self.gathered.as_ref().is_none_or(|batch| batch.revision != revision) {
+                let next = WatchBatch { revision, events: Vec::new() };
+                batches.extend(self.gathered.replace(next));
+            }
+            // A slot's is its revision alone.
+            if let Some(batch) = self.gathered.as_mut().filter(|_| self.keys.is_key(&kv)) {
+                let kv = self.keys.inside(&kv);
+                let key = kv.key.clone();
+                let deleted = event.kind == EVENT_DELETE;
+                let kind = if deleted { EventKind::Delete } else { EventKind::Put(kv) };
+                batch.events.push(Event { key, kind });
             }
         }
         if whole {

@@ -31,10 +31,15 @@ pub fn free() -> SocketAddr {
     listener.local_addr().expect("an address")
 }
 
-/// A folder in memory where there is one: etcd syncs each commit, and these tests kill processes, not machines.
+/// A folder in memory where there is one: etcd syncs each commit, and these tests kill processes, not machines. Else where
+/// `DTR_ETCD_DIR` says.
 pub fn folder() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let wanted = std::env::var_os("DTR_ETCD_DIR").map(PathBuf::from);
+    let memory = PathBuf::from("/dev/shm");
+    let made = match wanted.or_else(|| memory.is_dir().then_some(memory)) {
+        Some(dir) => tempfile::tempdir_in(dir),
+        None => tempfile::tempdir(),
+    };
     made.expect("a folder")
 }
 
@@ -136,7 +141,17 @@ pub struct Three {
 }
 
 impl Three {
+    /// With the times that are usual, so that what is measured is what it will be.
     pub async fn start() -> Self {
+        Self::start_with(Duration::from_millis(100), Duration::from_secs(1)).await
+    }
+
+    /// With times for tests.
+    pub async fn start_quick() -> Self {
+        Self::start_with(Duration::from_millis(50), Duration::from_millis(500)).await
+    }
+
+    async fn start_with(heartbeat: Duration, election: Duration) -> Self {
         let (dir, pki) = (folder(), Pki::new());
         let mut all: Vec<_> = ["one", "two", "three"]
             .iter()
@@ -146,9 +161,7 @@ impl Three {
         let mut members = Vec::new();
         for options in &mut all {
             options.initial = Initial::New(cluster.clone());
-            // As it is usual, so that what is measured is what it will be.
-            options.heartbeat = Duration::from_millis(100);
-            options.election = Duration::from_secs(1);
+            (options.heartbeat, options.election) = (heartbeat, election);
             members.push(Some(Member::start(options.clone()).await.expect("etcd starts")));
         }
         Self { pki, members, dir }

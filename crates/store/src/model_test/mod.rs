@@ -186,6 +186,10 @@ impl Trial {
         let real = real.unwrap_or_else(|e| panic!("{at}: get at {revision}: {e}"));
         let model = self.model.state(revision).get(&key);
         assert_eq!(real.as_ref(), model, "{at}: get {key:?} at {revision}");
+        let real = store.get(&key, At::Latest).await;
+        let real = real.unwrap_or_else(|e| panic!("{at}: get at the latest: {e}"));
+        let model = self.model.state(self.model.revision()).get(&key);
+        assert_eq!(real.as_ref(), model, "{at}: get {key:?} at the latest");
         if self.model.compacted() > Revision::ZERO {
             let early = Revision(self.model.compacted().0 - 1);
             let real = store.get(&key, At::Revision(early)).await;
