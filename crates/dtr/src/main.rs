@@ -12,7 +12,7 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,7 +26,13 @@ fn main() -> ExitCode {
         ));
         tracing::debug!("{panic}");
     }));
-    let cli = cli::Cli::parse();
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            terminal::say(&format!("dtr: {error}"));
+            return ExitCode::from(2);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -48,4 +54,11 @@ fn main() -> ExitCode {
         // The hook has said it.
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// The command line; what it lacks comes from the environment, and from files that the environment names.
+fn parse() -> Result<cli::Cli, dtr_service::ServiceError> {
+    let command =
+        dtr_service::variables::with_files(cli::Cli::command(), &|name| std::env::var_os(name))?;
+    Ok(cli::Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit()))
 }

@@ -211,11 +211,25 @@ impl ReplicaOptions {
         if !self.listen_address.is_unspecified() {
             names = names.with_host(&self.listen_address.to_string())?;
         }
+        if let Some(host) = self.replica_host() {
+            names = names.with_host(host)?;
+        }
         Ok(names)
     }
 
-    /// Where other machines reach the replica itself.
+    /// Where the other replicas reach this machine, if that was said.
+    fn replica_host(&self) -> Option<&str> {
+        match &self.store {
+            StoreOptions::Etcd(etcd) => etcd.host.as_deref(),
+            StoreOptions::Embedded => None,
+        }
+    }
+
+    /// Where other machines reach the replica itself. Behind a balancer, the address for clients is that of any replica.
     pub(crate) fn address(&self) -> Result<String, InstallError> {
+        if let Some(host) = self.replica_host() {
+            return Ok(ReplicaConfig::address_of(&dtr_cluster::url_host(host), self.https_port));
+        }
         let host = match &self.external_url {
             Some(url) => bare_host(&external_host(url)?).to_owned(),
             None if !self.listen_address.is_unspecified() => match self.listen_address {

@@ -25,7 +25,7 @@ pub use config::{ConfigError, ReplicaConfig, StorageConfig, StoreConfig, any_add
 pub use data_dir::DataDir;
 pub use install::{IdentityOptions, InstallError, Installed, ReplicaOptions, UcpLogin, install};
 pub use lifecycle::{
-    DestroyError, DestroyPlan, OfflineError, backup_offline, destroy, is_ready, plan_destroy,
+    DestroyError, DestroyPlan, OfflineError, backup_offline, destroy, is_ready, ping, plan_destroy,
     running, start, stop,
 };
 pub use metadata::{Metadata, OpenError};

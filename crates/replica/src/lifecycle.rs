@@ -45,8 +45,17 @@ pub async fn start(dir: &DataDir, program: PathBuf) -> Result<String, ServiceErr
 
 /// Whether the replica of a directory serves and is healthy.
 pub async fn is_ready(dir: &DataDir) -> bool {
-    let Ok(request) = http::Request::get("/_ping").body(bytes::Bytes::new()) else { return false };
-    dtr_service::local::call(dir.root(), request).await.is_ok()
+    ping(dir).await.is_ok()
+}
+
+/// Asks the replica of a directory for its health.
+///
+/// # Errors
+/// [`ServiceError`]: it does not run, or says what is wrong with it.
+pub async fn ping(dir: &DataDir) -> Result<(), ServiceError> {
+    let mut request = http::Request::new(bytes::Bytes::new());
+    *request.uri_mut() = http::Uri::from_static("/_ping");
+    dtr_service::local::call(dir.root(), request).await.map(drop)
 }
 
 /// The process that serves a directory, if one does.

@@ -11,6 +11,7 @@
 
 pub mod local;
 pub mod systemd;
+pub mod variables;
 
 mod detached;
 mod memory;

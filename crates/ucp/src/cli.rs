@@ -77,6 +77,12 @@ pub struct InstallArgs {
     /// Its password; made and shown once when left out
     #[arg(long, env = "UCP_ADMIN_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     pub admin_password: Option<Secret>,
+    /// Write the authority of its certificate there, for those who are to trust it
+    #[arg(long, env = "UCP_CA_OUTPUT", value_name = "FILE")]
+    pub ca_output: Option<PathBuf>,
+    /// Do nothing, and succeed, when there is a UCP in the data directory: for whatever runs it at each start
+    #[arg(long)]
+    pub unless_installed: bool,
     /// Do not start it: `ucp serve` does
     #[arg(long)]
     pub no_start: bool,

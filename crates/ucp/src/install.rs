@@ -28,6 +28,10 @@ pub(crate) const WEB: &str = "web";
 /// With what went wrong; nothing is installed then.
 pub async fn run(args: InstallArgs) -> anyhow::Result<()> {
     let data_dir = DataDir::new(&args.data.data_dir)?;
+    if args.unless_installed && data_dir.find_config()?.is_some() {
+        println!("there is a UCP in {} already", data_dir.root().display());
+        return Ok(());
+    }
     let config = Config::new(&args.network)?;
     data_dir.create()?;
     data_dir.ensure_vacant()?;
@@ -67,6 +71,10 @@ async fn fill(
     let identity = BuiltIn::new(catalog.clone(), BuiltInOptions::default());
     identity.create_first_admin(args.admin_username.clone(), password).await?;
     let authority = Authority::make("UCP root CA", catalog.now())?;
+    if let Some(path) = &args.ca_output {
+        std::fs::write(path, authority.certificate_pem())
+            .with_context(|| format!("the authority cannot be written to {}", path.display()))?;
+    }
     catalog.put(&authority_record(catalog, &authority)).await?;
     catalog.put(&issue(catalog, &authority, config)?).await?;
     dtr_recovery::ensure_archive_key(catalog).await?;

@@ -2,12 +2,22 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     dtr_service::settle_allocator();
-    ucp::run(ucp::cli::Cli::parse())
+    let command = ucp::cli::Cli::command();
+    match dtr_service::variables::with_files(command, &|name| std::env::var_os(name)) {
+        Ok(command) => {
+            let cli = ucp::cli::Cli::from_arg_matches(&command.get_matches());
+            ucp::run(cli.unwrap_or_else(|error| error.exit()))
+        }
+        Err(error) => {
+            eprintln!("ucp: {error}");
+            ExitCode::from(2)
+        }
+    }
 }

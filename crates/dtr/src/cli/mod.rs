@@ -43,6 +43,8 @@ pub enum Command {
     Reconfigure(ReconfigureArgs),
     /// Say how a replica and its cluster are
     Status(StatusArgs),
+    /// Say whether the replica of this machine can do its work, as /_ping does
+    Ping(PingArgs),
     /// Stop a replica and delete everything it has on this machine
     Destroy(DestroyArgs),
     /// Write a backup of a running registry to standard output, or look into one
@@ -119,6 +121,9 @@ pub struct InstallArgs {
     pub storage: StorageArgs,
     #[command(flatten)]
     pub log: LogArgs,
+    /// Do nothing, and succeed, when there is a replica in the data directory: for whatever runs it at each start
+    #[arg(long)]
+    pub unless_installed: bool,
     /// Only install; run it later with "dtr serve"
     #[arg(long)]
     pub no_start: bool,
@@ -151,9 +156,19 @@ pub struct JoinArgs {
     /// Accepted for the original's sake: what a join needs of the network, it tests by using it
     #[arg(long, env = "DTR_SKIP_NETWORK_TEST", hide = true, value_parser = clap::builder::FalseyValueParser::new())]
     pub skip_network_test: bool,
+    /// Do nothing, and succeed, when there is a replica in the data directory: for whatever runs it at each start
+    #[arg(long)]
+    pub unless_installed: bool,
     /// Only join; it catches up and votes when it runs, later, with "dtr serve"
     #[arg(long)]
     pub no_start: bool,
+}
+
+/// `dtr ping`
+#[derive(Debug, Args)]
+pub struct PingArgs {
+    #[command(flatten)]
+    pub dir: DataDirArgs,
 }
 
 /// `dtr remove`

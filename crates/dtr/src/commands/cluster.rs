@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// `dtr join`
 pub async fn join(args: JoinArgs) -> Result<()> {
     let dir = local::data_dir(&args.dir)?;
+    if args.unless_installed && local::is_installed(&dir)? {
+        return Ok(());
+    }
     if dir.is_occupied().with_context(|| format!("cannot use {}", dir.root().display()))? {
         return Err(Failure::ending(
             Exit::Refused,

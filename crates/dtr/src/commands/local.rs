@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     cli::{
-        DataDirArgs, DestroyArgs, EtcdArgs, InstallArgs, LogArgs, NetworkArgs, RestoreArgs,
-        ServeArgs, StorageArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs, UpgradeArgs,
+        DataDirArgs, DestroyArgs, EtcdArgs, InstallArgs, LogArgs, NetworkArgs, PingArgs,
+        RestoreArgs, ServeArgs, StorageArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs, UpgradeArgs,
     },
     failure::{Failure, Result, Said},
     terminal,
@@ -147,9 +147,28 @@ pub(super) async fn start(dir: &DataDir, no_start: bool) -> Result<()> {
     terminal::print(&how)
 }
 
+/// Whether there is a replica in the folder, which is said.
+pub(super) fn is_installed(dir: &DataDir) -> Result<bool> {
+    let there = dir.config_file().exists();
+    if there {
+        terminal::print(&format!("there is a replica in {} already", dir.root().display()))?;
+    }
+    Ok(there)
+}
+
+/// `dtr ping`
+pub async fn ping(args: &PingArgs) -> Result<()> {
+    let dir = data_dir(&args.dir)?;
+    dtr_replica::ping(&dir).await.context("this replica cannot do its work")?;
+    terminal::print("it is well")
+}
+
 /// `dtr install`
 pub async fn install(args: InstallArgs) -> Result<()> {
     let dir = data_dir(&args.dir)?;
+    if args.unless_installed && is_installed(&dir)? {
+        return Ok(());
+    }
     let store = store(args.store)?;
     let options =
         options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;

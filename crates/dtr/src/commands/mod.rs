@@ -34,6 +34,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Restore(args) => local::restore(args).await,
         Command::Upgrade(args) => local::upgrade(args).await,
         Command::Reconfigure(args) => reconfigure::run(args).await,
+        Command::Ping(args) => local::ping(&args).await,
         Command::Status(args) => status::run(args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Gc(args) => gc::run(args).await,
