@@ -31,6 +31,7 @@ is_well() { [ "$(curl -sk -o /dev/null -w '%{http_code}' "$(url "$1")/_ping")" =
 kill_machine() { ip netns pids "$HOSTS_NAME-$1" | xargs -r kill -KILL; }
 digest_at() { api -o /dev/null -D - -H 'accept: */*' -I "$(url "$1")/v2/admin/app/manifests/$2" | tr -d '\r' | sed -n 's/^docker-content-digest: //p'; }
 push() { skopeo copy --quiet --dest-tls-verify=false --dest-creds "admin:$password" "oci:$WORK/layout:1" "docker://$(address "$1")/admin/app:$2"; }
+gone() { ! ip netns pids "$HOSTS_NAME-$1" | grep -q .; }
 stop_machines() { for n in 1 2 3 4; do kill_machine "$n"; done; }
 on_exit stop_machines
 
@@ -96,6 +97,14 @@ quick() { timeout 2 curl -sk -D - -o /dev/null -u "admin:$password" -X POST "$(u
 ok "at once, with the time to try again" quick
 ok "_ping says why" sh -c "curl -sk $(url 1)/_ping | grep -q leader"
 same "and so does the status" true "$(status 1 | jq '.store.problem | contains("leader")')"
+kill_machine 1
+serve 1
+ok "one that starts alone says what it waits for" wait_for 20 sh -c "curl -sk $(url 1)/_ping | grep -q 'waiting for a majority'"
+ok "refuses at once all else" quick
+same "and so does its status" true "$(status 1 | jq '.store.problem | contains("waiting for a majority")')"
+ends() { kill "$(cat "$(folder 1)/dtr.pid")" && wait_for 10 gone 1; }
+ok "it ends when told to" ends
+serve 1
 serve 3
 ok "with the majority all goes on by itself" wait_for 30 push 1 again
 serve 2
@@ -106,8 +115,7 @@ ok "and the replica serves on" is_well 1
 ok "a backup, taken from any" "$dtr" backup $(through 2) --output "$WORK/backup.tar"
 ok "is good" "$dtr" backup verify "$WORK/backup.tar"
 ok "one is removed" "$dtr" remove $(through 1) --replica-ids "$(id 3)"
-gone() { ! ip netns pids "$HOSTS_NAME-3" | grep -q .; }
-ok "and stops by itself" wait_for 30 gone
+ok "and stops by itself" wait_for 30 gone 3
 serve 3
 sleep_less() { grep -q "waiting for a majority\|was removed" "$(folder 3)/dtr.log"; }
 ok "it does not come back" wait_for 30 sleep_less
@@ -129,6 +137,7 @@ same "and is alone" 1 "$(status 1 | jq '[.members[]] | length')"
 serve 4
 later() { grep -c "waiting for a majority" "$(folder 4)/dtr.log"; }
 ok "one of the others comes up again" wait_for 30 later
+same "it answers, and serves nothing" 503 "$(code "$(url 4)/v2/")"
 fails "and is nobody's member" is_well 4
 same "the survivor is still alone" 1 "$(status 1 | jq '[.members[]] | length')"
 kill_machine 4

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Alert {
-    /// What kind: `backup`, `storage`, `replica`.
+    /// What kind: `backup`, `storage`, `replica`, `store`.
     pub id: String,
     /// `warning` or `critical`.
     pub class: String,
@@ -27,6 +27,13 @@ pub(crate) const REPORT_LATE: Duration = Duration::from_secs(90);
 
 fn alert(id: &str, class: &str, message: String, page: &str) -> Alert {
     Alert { id: id.to_owned(), class: class.to_owned(), message, url: format!("docs/{page}") }
+}
+
+impl Alert {
+    /// Something is wrong with the store, although it answers.
+    pub(crate) fn store(message: String) -> Self {
+        alert("store", "critical", message, "replicas.md#when-etcd-is-full")
+    }
 }
 
 /// All alerts of this moment.

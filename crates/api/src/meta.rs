@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::{Json, extract::State, http::StatusCode};
 use dtr_access::Operation;
 use dtr_catalog::records::{CertificateRecord, EventType, IdentitySource, Settings};
-use dtr_cluster::MemberView;
+use dtr_cluster::{Cluster, MemberView};
 use dtr_store::{Transaction, hold};
 use dtr_transport::pki;
 use dtr_types::Secret;
@@ -218,6 +218,7 @@ pub(crate) async fn cluster_status(
             "revision": status.revision,
             "compacted": status.compacted,
             "size_bytes": status.size_bytes,
+            "trouble": state.cluster.as_ref().and_then(Cluster::trouble),
             "holds": held.iter().map(|hold| json!({
                 "purpose": hold.record.purpose,
                 "revision": hold.revision,
@@ -250,6 +251,8 @@ fn member(member: &MemberView) -> Value {
         "leads": member.leader,
         "problem": member.problem,
         "peer_urls": member.facts.peer_urls,
+        "size_bytes": member.status.as_ref().map(|status| status.size_bytes),
+        "size_in_use_bytes": member.status.as_ref().map(|status| status.size_in_use_bytes),
     })
 }
 
@@ -315,7 +318,9 @@ pub(crate) async fn alerts(
     asking: Asking,
 ) -> Result<Json<Vec<Alert>>, ApiError> {
     let _permit = auth::system(&state, &asking, Operation::ViewAlerts).await?;
-    Ok(Json(find_alerts(&state.catalog, &*state.blobs).await?))
+    let mut found = find_alerts(&state.catalog, &*state.blobs).await?;
+    found.extend(state.cluster.as_ref().and_then(Cluster::trouble).map(Alert::store));
+    Ok(Json(found))
 }
 
 /// A certificate of one's own; an empty certificate and an empty key give it up again, for one of the cluster's own

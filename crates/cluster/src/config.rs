@@ -11,6 +11,9 @@ pub const CLIENT_PORT: u16 = 2379;
 /// The port on which members of etcd talk to each other, unless told otherwise.
 pub const PEER_PORT: u16 = 2380;
 
+/// How large the file of a member may become, in bytes, unless told otherwise: what etcd is known to bear well.
+pub const QUOTA: u64 = 8 << 30;
+
 /// The etcd of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -38,6 +41,9 @@ pub struct MemberConfig {
     pub joined: Vec<MemberAddress>,
     /// The word that tells this cluster's members from others'.
     pub token: String,
+    /// How large its file may become before writes are refused, in bytes; [`QUOTA`] unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
 }
 
 /// A host as it stands in a URL.
@@ -95,6 +101,7 @@ mod tests {
                 peer_url: "https://10.0.0.1:2380".to_owned(),
             }],
             token: "t".to_owned(),
+            quota_bytes: None,
         };
         assert_eq!(member.peer_url(), "https://[2001:db8::7]:2380");
         let endpoints = vec![member.client_url(), "https://10.0.0.1:2379".to_owned()];

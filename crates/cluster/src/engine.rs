@@ -10,7 +10,7 @@ use dtr_store_etcd::{
 use dtr_types::ReplicaId;
 use tokio::sync::watch;
 
-use crate::{EtcdConfig, Folder, MemberConfig, member_name};
+use crate::{EtcdConfig, Folder, MemberConfig, config::QUOTA, member_name};
 
 /// The program, looked up in the system's folders.
 const PROGRAM: &str = "etcd";
@@ -40,11 +40,19 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// Whether waiting may be enough: no majority answers at this moment.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.may_retry())
+    }
+}
+
 /// The store, and what keeps it running.
 pub struct Engine {
     store: Arc<EtcdStore>,
     member: Option<Member>,
     folder: Folder,
+    quota: Option<u64>,
 }
 
 impl Engine {
@@ -101,7 +109,8 @@ impl Engine {
             _ => None,
         };
         let store = EtcdStore::new(&options)?;
-        Ok(Self { store, member, folder: folder.clone() })
+        let quota = config.member.as_ref().map(quota);
+        Ok(Self { store, member, folder: folder.clone(), quota })
     }
 
     /// Waits until a majority answers and is found to be set up as this program needs it, at most for `limit`.
@@ -135,6 +144,11 @@ impl Engine {
         self.member.is_some()
     }
 
+    /// How large its member's file may become, in bytes.
+    pub(crate) fn quota(&self) -> Option<u64> {
+        self.quota
+    }
+
     /// What the member does, if there is one.
     pub fn member_state(&self) -> Option<watch::Receiver<MemberState>> {
         self.member.as_ref().map(Member::state)
@@ -157,6 +171,10 @@ impl Engine {
     }
 }
 
+fn quota(member: &MemberConfig) -> u64 {
+    member.quota_bytes.unwrap_or(QUOTA)
+}
+
 fn member_options(
     folder: &Folder,
     member: &MemberConfig,
@@ -172,5 +190,6 @@ fn member_options(
     options.initial = initial;
     options.cluster_token = member.token.clone();
     options.txn_operations_max = OPERATIONS;
+    options.quota_bytes = quota(member);
     options
 }

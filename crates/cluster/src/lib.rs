@@ -16,6 +16,7 @@ mod folder;
 mod identity;
 mod keep;
 mod remove;
+mod upkeep;
 
 pub use admit::{Admission, JoinRequest, MemberAddress, Probe, REPLICAS_MAX};
 pub use config::{CLIENT_PORT, EtcdConfig, MemberConfig, PEER_PORT, url_host};
@@ -25,11 +26,11 @@ pub use identity::{AUTHORITY, Founded, Identity};
 pub use keep::{Ended, Keeper};
 pub use remove::Removal;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use dtr_blobs::{BlobError, SharedBlobs};
 use dtr_catalog::{Catalog, CatalogError};
-use dtr_store_etcd::{AdminError, EtcdStore, MemberFacts};
+use dtr_store_etcd::{AdminError, EtcdStore, MemberFacts, MemberStatus};
 use dtr_transport::pki::PkiError;
 use dtr_types::ReplicaId;
 
@@ -73,6 +74,9 @@ pub struct Cluster {
     here: ReplicaId,
     /// Whether replicas run etcd themselves.
     own_members: bool,
+    /// How large the file of a member may become, in bytes; not known of an etcd that was given.
+    quota: Option<u64>,
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -90,13 +94,23 @@ pub struct MemberView {
     pub problem: Option<String>,
     /// Whether it leads.
     pub leader: bool,
+    /// What it says of itself, when it answers.
+    pub status: Option<MemberStatus>,
+}
+
+impl MemberView {
+    /// Where it is reached.
+    fn url(&self) -> Option<&str> {
+        self.facts.client_urls.first().map(String::as_str)
+    }
 }
 
 impl Cluster {
     /// As the replica `here` sees it.
     pub fn new(catalog: Catalog, blobs: SharedBlobs, engine: &Engine, here: ReplicaId) -> Self {
         let (store, own_members) = (Arc::clone(engine.store()), engine.has_member());
-        Self { catalog, blobs, store, here, own_members }
+        let (quota, trouble) = (engine.quota(), Arc::default());
+        Self { catalog, blobs, store, here, own_members, quota, trouble }
     }
 
     /// The members of etcd, each asked how it is.
@@ -109,14 +123,17 @@ impl Cluster {
         let asked = members.into_iter().map(async |facts| {
             let Some(url) = facts.client_urls.first().cloned() else {
                 let problem = Some("it has not started yet".to_owned());
-                return MemberView { facts, problem, leader: false };
+                return MemberView { facts, problem, leader: false, status: None };
             };
             match maintenance.status(&url).await {
                 Ok(status) => {
                     let leader = status.leader == Some(facts.id);
-                    MemberView { facts, problem: None, leader }
+                    MemberView { facts, problem: None, leader, status: Some(status) }
                 }
-                Err(error) => MemberView { facts, problem: Some(error.to_string()), leader: false },
+                Err(error) => {
+                    let problem = Some(error.to_string());
+                    MemberView { facts, problem, leader: false, status: None }
+                }
             }
         });
         Ok(futures_util::future::join_all(asked).await)

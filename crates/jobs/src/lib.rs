@@ -4,6 +4,7 @@
 //! - [`collect`]: content that nothing refers to, the collector.
 //! - [`sweep`]: bytes that no record speaks of, found by reading the whole blob storage; rarely needed.
 //! - [`tidy`]: unfinished deletions, expired uploads and sessions, old events, history of the store.
+//! - [`Upkeep`]: the files of a store that several replicas share.
 //! - [`Scheduler`]: when each runs, and on which replica ([`Lock`]).
 
 mod collector;
@@ -15,7 +16,7 @@ mod tidy;
 pub use collector::{CollectOptions, CollectReport, GRACE_MIN, collect};
 pub use lock::{COLLECTOR, DUTIES, Lock};
 pub use orphans::{SweepReport, sweep};
-pub use scheduler::Scheduler;
+pub use scheduler::{Scheduler, Upkeep};
 pub use tidy::{TidyReport, tidy};
 
 /// Why a job stopped before its end. It goes on at its next run.

@@ -1,10 +1,12 @@
 //! When each job runs: the small duties every minute, the collector by its settings, the sweep once a day. Of several
 //! replicas one does all of it, under a lock; when it dies, another takes over.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use dtr_blobs::SharedBlobs;
-use dtr_catalog::Catalog;
+use dtr_catalog::{Catalog, CatalogError};
+use dtr_store::StoreError;
 use dtr_types::{ReplicaId, Revision, Timestamp};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,18 @@ const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// How long history of the store stays readable for watches that lost their connection.
 const HISTORY: Duration = Duration::from_secs(600);
 
+/// How often the files of the store are looked at.
+const UPKEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// What a store needs besides its records being tidied: its files, its quota. Done by one replica of the cluster.
+#[async_trait]
+pub trait Upkeep: Send + Sync {
+    /// Does what is needed now; says in the log what did not work.
+    async fn keep_up(&self);
+    /// Whether this replica does it when nobody can take the lock for it, as nothing can be written.
+    async fn is_chosen(&self) -> bool;
+}
+
 /// Runs the jobs of one cluster, one at a time.
 pub struct Scheduler {
     catalog: Catalog,
@@ -30,6 +44,7 @@ pub struct Scheduler {
     replica: ReplicaId,
     /// One run of the collector at a time, by schedule or by hand.
     running: Mutex<()>,
+    upkeep: Option<Arc<dyn Upkeep>>,
 }
 
 impl std::fmt::Debug for Scheduler {
@@ -41,7 +56,13 @@ impl std::fmt::Debug for Scheduler {
 impl Scheduler {
     /// For a catalog and its blob storage, on a replica.
     pub fn new(catalog: Catalog, blobs: SharedBlobs, replica: ReplicaId) -> Self {
-        Self { catalog, blobs, replica, running: Mutex::new(()) }
+        Self { catalog, blobs, replica, running: Mutex::new(()), upkeep: None }
+    }
+
+    /// The same for a store that needs upkeep.
+    #[must_use]
+    pub fn with_upkeep(self, upkeep: Option<Arc<dyn Upkeep>>) -> Self {
+        Self { upkeep, ..self }
     }
 
     /// Collects now, with the grace period of the settings: for `dtr gc`.
@@ -69,16 +90,34 @@ impl Scheduler {
                         () = lock.lost() => {
                             tracing::warn!("the background work is left to whoever takes it now");
                         }
+                        () = self.keep_up() => {}
                         () = self.work(&stop) => return lock.release().await,
                     }
                 }
                 Ok(Err(_)) => {}
+                Err(JobError::Catalog(CatalogError::Store(StoreError::Full { .. }))) => {
+                    // Nobody can take the lock until there is room.
+                    if let Some(upkeep) = &self.upkeep
+                        && upkeep.is_chosen().await
+                    {
+                        upkeep.keep_up().await;
+                    }
+                }
                 Err(error) => tracing::debug!(%error, "who does the background work is not known"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(TAKE_EVERY) => {}
             }
+        }
+    }
+
+    /// Looks after the files of the store, for as long as it is polled.
+    async fn keep_up(&self) {
+        let Some(upkeep) = &self.upkeep else { return std::future::pending().await };
+        loop {
+            upkeep.keep_up().await;
+            tokio::time::sleep(UPKEEP_EVERY).await;
         }
     }
 

@@ -176,7 +176,7 @@ impl From<StoreError> for OciError {
         match error {
             StoreError::Full { .. } => {
                 tracing::error!(%error, "the store has no room");
-                Self::full("disk")
+                Self::full("store (its disk, or the quota of etcd)")
             }
             _ if error.may_retry() => {
                 tracing::error!(%error, "the store cannot be used");

@@ -2,7 +2,9 @@
 
 use dtr_catalog::{Catalog, CatalogError, keys, records::CertificateRecord};
 use dtr_transport::pki::{self, Authority, PkiError, ServerCertificate, SubjectNames};
-use dtr_types::{Secret, Timestamp};
+use dtr_types::{Clock as _, Secret, SystemClock, Timestamp};
+
+use crate::DataDir;
 
 /// The name of the cluster's own authority among the certificates.
 pub(crate) const CA: &str = "ca";
@@ -10,6 +12,9 @@ pub(crate) const CA: &str = "ca";
 pub(crate) const WEB: &str = "web";
 /// The name of the key that proves the cluster to its UCP.
 pub(crate) const SERVICE: &str = "service";
+
+/// How a certificate begins in PEM.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE";
 
 /// Why keys or certificates cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +143,37 @@ fn is_good(certificate: &ServerCertificate, names: &SubjectNames, catalog: &Cata
         catalog.now(),
     );
     checked.is_ok_and(|checked| checked.warnings.is_empty())
+}
+
+/// The certificate to present before the store is open: the one that was presented last, or one that nobody knows.
+pub(crate) fn early_certificate(
+    dir: &DataDir,
+    names: &SubjectNames,
+) -> Result<ServerCertificate, PkiError> {
+    if let Ok(text) = std::fs::read_to_string(dir.web_certificate())
+        && let Some(at) = text.find(CERTIFICATE)
+    {
+        let (key, chain) = text.split_at(at);
+        return Ok(ServerCertificate {
+            chain_pem: chain.to_owned(),
+            key_pem: Secret::new(key.to_owned()),
+        });
+    }
+    let now = SystemClock.now();
+    Authority::make("DTR, not yet ready", now)?.issue_server(names, now, pki::SERVER_VALIDITY)
+}
+
+/// Remembers a certificate for the next start, which may be without a majority that tells it.
+pub(crate) fn remember(dir: &DataDir, certificate: &ServerCertificate) {
+    let (key, chain) = (certificate.key_pem.expose().trim(), certificate.chain_pem.trim_start());
+    let text = Secret::new(format!("{key}\n{chain}"));
+    let path = dir.web_certificate();
+    if std::fs::read(&path).is_ok_and(|old| old == text.expose().as_bytes()) {
+        return;
+    }
+    if let Err(error) = dtr_transport::durable_write(&path, text.expose().as_bytes(), 0o600) {
+        tracing::warn!(%error, "the certificate was not remembered for the next start");
+    }
 }
 
 /// The authority that clients are to trust: the user's own if one was given with the certificate, else the cluster's.

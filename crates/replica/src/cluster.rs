@@ -34,6 +34,8 @@ pub struct EtcdOptions {
     pub client_port: u16,
     /// The port of its member for members.
     pub peer_port: u16,
+    /// How large the file of its member may become, in bytes; what is usual when not given.
+    pub quota_bytes: Option<u64>,
     /// An etcd that is there, instead of members that the replicas run.
     pub given: Option<GivenEtcd>,
 }
@@ -127,6 +129,7 @@ impl StoreOptions {
             peer_port: etcd.peer_port,
             joined: Vec::new(),
             token: cluster.to_string(),
+            quota_bytes: etcd.quota_bytes,
         };
         let config = EtcdConfig { member: Some(member), endpoints: Vec::new() };
         Ok(Founding { config: StoreConfig::Etcd(config), identity: None, founded: Some(founded) })
@@ -238,6 +241,7 @@ impl Joining {
                     peer_port,
                     joined: admission.members.clone(),
                     token: admission.token.clone(),
+                    quota_bytes: self.etcd.quota_bytes,
                 };
                 let endpoints = admission.endpoints.clone();
                 let identity = Identity::of_admission(admission, self.key);

@@ -5,6 +5,7 @@
 //!   replica.json             ports, storage, id: what must be known before the store is open
 //!   store.redb               all metadata (embedded engine)
 //!   etcd/                    instead of it, with etcd: its data and certificates (dtr_cluster::Folder)
+//!   web.pem                  with etcd: the certificate that clients see, for a start without a majority
 //!   blobs/                   image content, unless --dtr-storage-volume names another place
 //!   local.sock               the way in for who may read this folder: no password asked
 //!   dtr.pid, dtr.log         of a replica that "install" started
@@ -57,6 +58,11 @@ impl DataDir {
     /// What belongs to etcd.
     pub fn etcd(&self) -> dtr_cluster::Folder {
         dtr_cluster::Folder::new(self.root.join("etcd"))
+    }
+
+    /// The certificate that clients see, and its key, as it was last.
+    pub fn web_certificate(&self) -> PathBuf {
+        self.root.join("web.pem")
     }
 
     /// Image content, unless another place was named.

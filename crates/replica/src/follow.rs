@@ -17,7 +17,7 @@ use dtr_transport::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ReplicaConfig, ServeError, assets, install::registration};
+use crate::{DataDir, ReplicaConfig, ServeError, assets, install::registration};
 
 /// How long until a UCP that was away is told again.
 const TELL_AGAIN: Duration = Duration::from_secs(15);
@@ -41,6 +41,8 @@ pub(crate) struct Follower {
     pub external: ExternalHost,
     /// Told when address or authority may have changed.
     pub changed: Arc<Notify>,
+    /// Where the certificate is remembered for a start without a majority.
+    pub remember: Option<DataDir>,
 }
 
 impl Follower {
@@ -109,6 +111,9 @@ impl Follower {
             _ => assets::web_certificate(&self.catalog, &names(&self.config, &dtr_host)?).await?,
         };
         self.tls.exchange(&certificate)?;
+        if let Some(dir) = &self.remember {
+            assets::remember(dir, &certificate);
+        }
         tracing::debug!("address and certificate are those in the store");
         self.changed.notify_one();
         Ok(())

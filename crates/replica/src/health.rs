@@ -12,6 +12,7 @@ use axum::{
 };
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::Catalog;
+use dtr_cluster::Cluster;
 use serde_json::json;
 use tokio::sync::Mutex;
 
@@ -30,11 +31,12 @@ pub(crate) struct Health {
     catalog: Catalog,
     blobs: SharedBlobs,
     last: Arc<Mutex<Option<Checked>>>,
+    cluster: Option<Cluster>,
 }
 
 impl Health {
-    pub fn new(catalog: Catalog, blobs: SharedBlobs) -> Self {
-        Self { catalog, blobs, last: Arc::default() }
+    pub fn new(catalog: Catalog, blobs: SharedBlobs, cluster: Option<Cluster>) -> Self {
+        Self { catalog, blobs, last: Arc::default(), cluster }
     }
 
     /// `None` when all is well, else what is wrong.
@@ -65,8 +67,10 @@ impl Health {
         let problem = self.problem().await;
         let status =
             if problem.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let body =
-            json!({ "Error": problem.clone().unwrap_or_default(), "Healthy": problem.is_none() });
+        let healthy = problem.is_none();
+        // What is refused to those who write is no reason to send those who read away.
+        let trouble = problem.or_else(|| self.cluster.as_ref().and_then(Cluster::trouble));
+        let body = json!({ "Error": trouble.unwrap_or_default(), "Healthy": healthy });
         let no_store = [(header::CACHE_CONTROL, "no-store")];
         (status, no_store, Json(body)).into_response()
     }

@@ -2,13 +2,14 @@
 //!
 //! - [`DataDir`] and [`ReplicaConfig`]: what lies on disk besides the store.
 //! - [`install`] makes a replica of a new cluster.
-//! - [`bind`] puts the rooms together, [`Serving::run`] serves them: after `serve.rs` one knows every part.
+//! - [`serve`] puts the rooms together and serves them ([`bind`] stops in between): after `serve.rs` one knows every part.
 
 mod assets;
 mod cluster;
 mod config;
 mod data_dir;
 mod follow;
+mod front;
 mod health;
 mod heartbeat;
 mod install;
@@ -18,6 +19,7 @@ mod repair;
 mod restore;
 mod serve;
 mod storage;
+mod upkeep;
 
 pub use assets::{AssetError, UserCertificate};
 pub use cluster::{EtcdOptions, GivenEtcd, JoinError, Joining, StoreOptions};
@@ -31,10 +33,10 @@ pub use lifecycle::{
 pub use metadata::{Metadata, OpenError};
 pub use repair::{Alone, RepairError, repair, survey};
 pub use restore::{RestoreError, RestoreRequest, Restored, restore};
-pub use serve::{Opened, ServeError, Serving, bind, open};
+pub use serve::{Opened, ServeError, Serving, bind, open, serve};
 
 pub use storage::{check_storage, open_storage};
 
 pub use dtr_blobs_s3::S3Settings;
-pub use dtr_cluster::{Admission, CLIENT_PORT, JoinRequest, PEER_PORT};
+pub use dtr_cluster::{Admission, CLIENT_PORT, EtcdConfig, JoinRequest, PEER_PORT};
 pub use dtr_service::begin_session;

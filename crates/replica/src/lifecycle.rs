@@ -107,6 +107,7 @@ const OURS: &[&str] = &[
     "replica.json",
     "store.redb",
     "etcd",
+    "web.pem",
     "blobs",
     "local.sock",
     "dtr.pid",

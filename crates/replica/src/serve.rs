@@ -24,24 +24,25 @@ use dtr_identity::{
 };
 use dtr_jobs::Scheduler;
 use dtr_registry::Registry;
-use dtr_service::{PidFile, local::Local};
-use dtr_transport::{
-    ExternalHost, Forwarded, Metrics, Redirect, Server, Shutdown,
-    tls::{ServerTls, TlsError},
-};
+use dtr_service::PidFile;
+use dtr_transport::{Metrics, Shutdown, tls::TlsError};
 use dtr_types::{SystemClock, SystemRandom};
+use serde_json::json;
 use tokio::sync::Notify;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     AssetError, ConfigError, DataDir, ReplicaConfig, StoreConfig, assets,
     follow::{self, Directory, Follower},
+    front::Doors,
     health::Health,
     heartbeat,
     metadata::{Metadata, OpenError},
     storage::open_storage,
+    upkeep::{self, MembersUpkeep},
 };
 
+/// How long those who come to a starting replica wait in the queue, before they are told that it waits itself.
+const EARLY: Duration = Duration::from_secs(5);
 /// How often a replica that waits for a majority says so.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long background work may take to end once serving has ended.
@@ -141,35 +142,28 @@ pub async fn open(dir: &DataDir, config: &ReplicaConfig) -> Result<Opened, Serve
     opened(Metadata::open(dir, config).await?, dir, config).await
 }
 
-/// The same, however long it takes until a majority answers: replicas may all be started at once, or one long before the
-/// others.
-async fn open_patiently(dir: &DataDir, config: &ReplicaConfig) -> Result<Opened, ServeError> {
-    let metadata = Metadata::begin(dir, config).await?;
-    if let Some(engine) = &metadata.engine {
-        while let Err(error) = engine.ready(PATIENCE).await {
-            tracing::warn!(
-                %error,
-                "waiting for a majority of the replicas; if this one was removed meanwhile, delete it with \"dtr destroy\"; \
-                 if the others are lost for good, \"dtr emergency-repair\" makes this one a cluster of its own"
-            );
-        }
-    }
-    opened(metadata, dir, config).await
-}
-
 async fn opened(
     metadata: Metadata,
     dir: &DataDir,
     config: &ReplicaConfig,
 ) -> Result<Opened, ServeError> {
+    let (cluster, blobs) = understood(&metadata.catalog, dir, config).await?;
     let Metadata { catalog, engine } = metadata;
+    Ok(Opened { catalog, blobs, cluster, engine })
+}
+
+/// The cluster in the store, if this version understands it, and its image content.
+async fn understood(
+    catalog: &Catalog,
+    dir: &DataDir,
+    config: &ReplicaConfig,
+) -> Result<(ClusterRecord, SharedBlobs), ServeError> {
     let cluster = catalog.cluster().await?;
     let cluster = cluster.ok_or_else(|| ServeError::Unfinished(dir.root().to_owned()))?;
     if cluster.data_format > DATA_FORMAT {
         return Err(ServeError::Newer { found: cluster.data_format, known: DATA_FORMAT });
     }
-    let blobs: SharedBlobs = open_storage(dir, &config.storage).await?;
-    Ok(Opened { catalog, blobs, cluster, engine })
+    Ok((cluster, open_storage(dir, &config.storage).await?))
 }
 
 /// Who says who is who.
@@ -180,17 +174,17 @@ struct Who {
 }
 
 /// Who says who is who: this store, or a UCP.
-async fn identity(opened: &Opened) -> Result<Who, ServeError> {
-    match &opened.cluster.identity {
+async fn identity(catalog: &Catalog, cluster: &ClusterRecord) -> Result<Who, ServeError> {
+    match &cluster.identity {
         IdentitySource::BuiltIn => {
-            let built_in = BuiltIn::new(opened.catalog.clone(), BuiltInOptions::default());
+            let built_in = BuiltIn::new(catalog.clone(), BuiltInOptions::default());
             Ok(Who { identity: Arc::new(built_in.clone()), built_in: Some(built_in), remote: None })
         }
         IdentitySource::Ucp { url, ca, insecure_tls, service } => {
             let service = service.clone().ok_or(ServeError::NotRegistered)?;
             let ca = (!ca.trim().is_empty()).then_some(ca.as_str());
             let tls = dtr_transport::tls::client_config(ca, *insecure_tls)?;
-            let (private_key, _) = assets::service_key(&opened.catalog).await?;
+            let (private_key, _) = assets::service_key(catalog).await?;
             let options = RemoteOptions { url: url.clone(), service, private_key };
             let remote = Remote::new(options, tls, Arc::new(SystemClock), Arc::new(SystemRandom))?;
             let remote = Arc::new(remote);
@@ -200,29 +194,39 @@ async fn identity(opened: &Opened) -> Result<Who, ServeError> {
     }
 }
 
+/// A replica that has its addresses, and not yet its store.
+struct Start {
+    dir: DataDir,
+    config: ReplicaConfig,
+    node: String,
+    pid_file: PidFile,
+    doors: Doors,
+}
+
 /// A replica that is put together and has its addresses, about to serve.
 pub struct Serving {
-    server: dtr_transport::BoundServer<Router>,
-    pid_file: PidFile,
-    socket: Local,
-    local: Router,
+    start: Start,
+    parts: Parts,
+    engine: Option<Engine>,
+}
+
+/// What a replica is made of once its store is open.
+struct Parts {
+    catalog: Catalog,
+    cluster: ClusterRecord,
+    members: Option<Cluster>,
     registry: Registry,
-    background: TaskTracker,
-    stop: CancellationToken,
-    opened: Opened,
-    config: ReplicaConfig,
     health: Health,
     scheduler: Arc<Scheduler>,
-    tls: ServerTls,
-    node: String,
     directory: Option<Directory>,
-    external: ExternalHost,
-    dir: DataDir,
+    /// What answers those who came over the network, and those who may read the data directory.
+    router: Router,
+    local: Router,
 }
 
 impl std::fmt::Debug for Serving {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Serving({})", self.config.id)
+        write!(f, "Serving({})", self.start.config.id)
     }
 }
 
@@ -235,64 +239,164 @@ pub async fn bind(
     config: &ReplicaConfig,
     node: &str,
 ) -> Result<Serving, ServeError> {
-    let pid_file = PidFile::claim(&dir.pid_file())?;
-    let opened = open_patiently(dir, config).await?;
-    let Who { identity: who, built_in, remote } = identity(&opened).await?;
-    let catalog = opened.catalog.clone();
-    let settings = catalog.settings().await?;
-    let metrics = Metrics::new();
-    let access = Access::new(catalog.clone(), Arc::clone(&who)).await?;
-    let scheduler =
-        Arc::new(Scheduler::new(catalog.clone(), Arc::clone(&opened.blobs), config.id.clone()));
-    let health = Health::new(catalog.clone(), Arc::clone(&opened.blobs));
-    let registry = Registry::new(catalog.clone(), Arc::clone(&opened.blobs), access.clone());
-    let api = dtr_api::router(ApiState {
-        catalog: catalog.clone(),
-        blobs: Arc::clone(&opened.blobs),
-        identity: Arc::clone(&who),
-        built_in: built_in.clone(),
-        access,
-        scheduler: Arc::clone(&scheduler),
-        cluster: opened.engine.as_ref().map(|engine| {
-            let (catalog, blobs) = (catalog.clone(), Arc::clone(&opened.blobs));
-            Cluster::new(catalog, blobs, engine, config.id.clone())
-        }),
-        replica: config.id.clone(),
-        version: env!("CARGO_PKG_VERSION"),
-        reports: Arc::default(),
-    });
-    let mut router = registry.router().merge(api).merge(own_routes(&catalog, &health, &metrics));
-    let mut directory = remote.map(Directory::Ucp);
-    if let Some(built_in) = built_in {
-        let enzi = Enzi::new(built_in.clone(), &config.address).with_accounts_alias();
-        router = router.merge(dtr_enzi::router(enzi));
-        let here = Directory::Here(built_in);
-        here.tell(&catalog, config).await?;
-        directory = Some(here);
+    let start = Start::new(dir, config, node).await?;
+    let Metadata { catalog, engine } = Metadata::open(dir, config).await?;
+    let parts = start.parts(&catalog, engine.as_ref()).await?;
+    Ok(Serving { start, parts, engine })
+}
+
+/// Serves a replica until `shutdown`, however long it takes until a majority of replicas answers: all may be started at
+/// once, or one long before the others. Meanwhile everybody who asks is told.
+///
+/// # Errors
+/// As [`bind`].
+pub async fn serve(
+    dir: &DataDir,
+    config: &ReplicaConfig,
+    node: &str,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
+    let mut start = Start::new(dir, config, node).await?;
+    let Metadata { catalog, engine } = Metadata::begin(dir, config).await?;
+    let parts = tokio::select! {
+        parts = start.patiently(&catalog, engine.as_ref(), &shutdown) => Some(parts),
+        () = shutdown.drain.cancelled() => None,
+    };
+    match parts {
+        Some(Ok(parts)) => Serving { start, parts, engine }.run(shutdown).await,
+        other => {
+            start.doors.stop.cancel();
+            shutdown.drain.cancel();
+            start.doors.ended().await;
+            if let Some(engine) = engine {
+                engine.stop().await;
+            }
+            if let Some(Err(error)) = other {
+                return Err(error);
+            }
+        }
     }
-    let names = follow::names(config, &settings.dtr_host)?;
-    let certificate = assets::web_certificate(&catalog, &names).await?;
-    let tls = ServerTls::new(&certificate)?;
-    let external = ExternalHost::new(&settings.dtr_host);
-    let server = listeners(router.clone(), config, external.clone(), metrics, tls.clone())?;
-    Ok(Serving {
-        server: server.bind().await?,
-        pid_file,
-        socket: dtr_service::local::listen(dir.root())?,
-        local: router.layer(Extension(LocalAdmin)),
-        registry,
-        background: TaskTracker::new(),
-        stop: CancellationToken::new(),
-        opened,
-        config: config.clone(),
-        health,
-        scheduler,
-        tls,
-        node: node.to_owned(),
-        directory,
-        external,
-        dir: dir.clone(),
-    })
+    Ok(())
+}
+
+impl Start {
+    async fn new(dir: &DataDir, config: &ReplicaConfig, node: &str) -> Result<Self, ServeError> {
+        let pid_file = PidFile::claim(&dir.pid_file())?;
+        let doors = Doors::bind(dir, config).await?;
+        Ok(Self {
+            dir: dir.clone(),
+            config: config.clone(),
+            node: node.to_owned(),
+            pid_file,
+            doors,
+        })
+    }
+
+    /// The parts, as soon as the store answers. Who comes before that waits a little, and then is told why.
+    async fn patiently(
+        &mut self,
+        catalog: &Catalog,
+        engine: Option<&Engine>,
+        shutdown: &Shutdown,
+    ) -> Result<Parts, ServeError> {
+        let Some(engine) = engine else { return self.parts(catalog, None).await };
+        let mut patience = EARLY;
+        loop {
+            let why = match engine.ready(patience).await {
+                Ok(()) => match self.parts(catalog, Some(engine)).await {
+                    Ok(parts) => return Ok(parts),
+                    // Lost again at this moment, or something that waiting does not mend.
+                    Err(error) => match catalog.store().revision().await {
+                        Err(lost) if lost.may_retry() => lost.to_string(),
+                        _ => return Err(error),
+                    },
+                },
+                Err(error) if error.may_pass() => error.to_string(),
+                Err(error) => return Err(OpenError::from(error).into()),
+            };
+            tracing::warn!(
+                error = why,
+                "waiting for a majority of the replicas; if this one was removed meanwhile, delete it with \"dtr destroy\"; \
+                 if the others are lost for good, \"dtr emergency-repair\" makes this one a cluster of its own"
+            );
+            self.doors.tell(self.waits(&why));
+            self.doors.open(shutdown);
+            patience = PATIENCE;
+        }
+    }
+
+    /// The status of a replica that waits.
+    fn waits(&self, why: &str) -> serde_json::Value {
+        let problem = format!("waiting for a majority of the replicas: {why}");
+        let health = json!({ self.config.id.to_string(): problem });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "replica_health": health,
+            "replica_address": { self.config.id.to_string(): self.config.address },
+            "members": [],
+            "identity": "not known without the store",
+            "store": { "problem": problem },
+            "blob_storage": { "health": "not looked at before the store answers" },
+        })
+    }
+
+    async fn parts(&self, catalog: &Catalog, engine: Option<&Engine>) -> Result<Parts, ServeError> {
+        let (dir, config) = (&self.dir, &self.config);
+        let (cluster, blobs) = understood(catalog, dir, config).await?;
+        let Who { identity: who, built_in, remote } = identity(catalog, &cluster).await?;
+        let settings = catalog.settings().await?;
+        let access = Access::new(catalog.clone(), Arc::clone(&who)).await?;
+        let of_engine =
+            |engine| Cluster::new(catalog.clone(), Arc::clone(&blobs), engine, config.id.clone());
+        let members = engine.map(of_engine);
+        let scheduler = Scheduler::new(catalog.clone(), Arc::clone(&blobs), config.id.clone());
+        let upkeep = members.clone().map(|members| Arc::new(MembersUpkeep(members)) as _);
+        let scheduler = Arc::new(scheduler.with_upkeep(upkeep));
+        let health = Health::new(catalog.clone(), Arc::clone(&blobs), members.clone());
+        let registry = Registry::new(catalog.clone(), Arc::clone(&blobs), access.clone());
+        let api = dtr_api::router(ApiState {
+            catalog: catalog.clone(),
+            blobs,
+            identity: Arc::clone(&who),
+            built_in: built_in.clone(),
+            access,
+            scheduler: Arc::clone(&scheduler),
+            cluster: members.clone(),
+            replica: config.id.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            reports: Arc::default(),
+        });
+        let own = own_routes(catalog, &health, &self.doors.metrics);
+        let mut router = registry.router().merge(api).merge(own);
+        let mut directory = remote.map(Directory::Ucp);
+        if let Some(built_in) = built_in {
+            let enzi = Enzi::new(built_in.clone(), &config.address).with_accounts_alias();
+            router = router.merge(dtr_enzi::router(enzi));
+            let here = Directory::Here(built_in);
+            here.tell(catalog, config).await?;
+            directory = Some(here);
+        }
+        let names = follow::names(config, &settings.dtr_host)?;
+        let certificate = assets::web_certificate(catalog, &names).await?;
+        self.doors.tls.exchange(&certificate)?;
+        self.doors.external.set(&settings.dtr_host);
+        if engine.is_some() {
+            assets::remember(dir, &certificate);
+        }
+        let local = router.clone().layer(Extension(LocalAdmin));
+        let catalog = catalog.clone();
+        Ok(Parts {
+            catalog,
+            cluster,
+            members,
+            registry,
+            health,
+            scheduler,
+            directory,
+            router,
+            local,
+        })
+    }
 }
 
 /// What belongs to no other face: `/_ping`, `/ca`, `/metrics`.
@@ -314,54 +418,33 @@ async fn serve_ca(catalog: &Catalog) -> axum::response::Response {
     }
 }
 
-fn listeners(
-    router: Router,
-    config: &ReplicaConfig,
-    external_host: ExternalHost,
-    metrics: Arc<Metrics>,
-    tls: ServerTls,
-) -> Result<Server<Router>, ServeError> {
-    let at = |port| SocketAddr::new(config.listen_address, port);
-    let mut server = Server::new(router, metrics, &SystemRandom).https(at(config.https_port), tls);
-    if config.http_port != 0 {
-        let to = Redirect { external_host, https_port: Some(config.https_port) };
-        server = server.redirect(at(config.http_port), to);
-    }
-    if let Some(address) = config.plain_http {
-        let networks: Result<Vec<_>, _> =
-            config.trusted_proxies.iter().map(|text| text.parse()).collect();
-        let networks = networks?;
-        let forwarded =
-            if networks.is_empty() { Forwarded::Ignore } else { Forwarded::From(networks) };
-        server = server.plain(address, forwarded);
-    }
-    Ok(server)
-}
-
 impl Serving {
     /// The addresses taken, by kind of listener.
     pub fn addresses(&self) -> HashMap<&'static str, SocketAddr> {
-        self.server.addresses().map(|(kind, address)| (kind.as_str(), address)).collect()
+        self.start.doors.addresses.clone()
     }
 
     /// Serves until `shutdown`; then finishes what runs, flushes what is counted, and ends.
     pub async fn run(self, shutdown: Shutdown) {
-        let dir = self.dir;
-        let catalog = self.opened.catalog.clone();
-        let (scheduler, stop) = (self.scheduler, self.stop.clone());
-        self.background.spawn(async move { scheduler.run(stop).await });
-        self.background.spawn(heartbeat::report(
-            catalog.clone(),
-            self.config.clone(),
-            self.health,
-            self.node,
-            self.stop.clone(),
-        ));
+        let Self { start, parts, engine } = self;
+        let Start { dir, config, node, pid_file, mut doors } = start;
+        let Parts { catalog, cluster, members, registry, health, scheduler, directory, .. } = parts;
+        let (router, local) = (parts.router, parts.local);
+        let (background, stop) = (doors.background.clone(), doors.stop.clone());
+        background.spawn({
+            let stop = stop.clone();
+            async move { scheduler.run(stop).await }
+        });
+        let report = heartbeat::report(catalog.clone(), config.clone(), health, node, stop.clone());
+        background.spawn(report);
+        if let Some(members) = members {
+            background.spawn(upkeep::look(members, stop.clone()));
+        }
         let changed = Arc::new(Notify::new());
-        if let Some(engine) = &self.opened.engine {
-            let keeper = keeper(&dir, &self.config, catalog.clone(), engine, &changed);
-            let (stop, drain) = (self.stop.clone(), shutdown.drain.clone());
-            self.background.spawn(async move {
+        if let Some(engine) = &engine {
+            let keeper = keeper(&dir, &config, catalog.clone(), engine, &changed);
+            let (stop, drain) = (stop.clone(), shutdown.drain.clone());
+            background.spawn(async move {
                 if keeper.run(stop).await == Ended::Removed {
                     tracing::error!(
                         "this replica was removed from the cluster: it stops; delete what is left of it with \"dtr destroy\""
@@ -372,29 +455,31 @@ impl Serving {
         }
         let follower = Follower {
             catalog: catalog.clone(),
-            config: self.config.clone(),
-            tls: self.tls,
-            external: self.external,
+            config: config.clone(),
+            tls: doors.tls.clone(),
+            external: doors.external.clone(),
             changed: Arc::clone(&changed),
+            remember: engine.is_some().then(|| dir.clone()),
         };
-        self.background.spawn(follower.run(self.stop.clone()));
-        if let Some(directory) = self.directory {
-            let config = self.config.clone();
-            self.background.spawn(directory.keep_told(catalog, config, changed, self.stop.clone()));
+        background.spawn(follower.run(stop.clone()));
+        if let Some(directory) = directory {
+            background.spawn(directory.keep_told(catalog, config.clone(), changed, stop.clone()));
         }
-        self.background.spawn(self.socket.serve(self.local, self.stop.clone()));
-        dtr_service::notify_ready();
-        tracing::info!(replica = %self.config.id, cluster = %self.opened.cluster.id, "serving");
-        self.server.run(shutdown).await;
+        doors.serve(router, local);
+        doors.open(&shutdown);
+        tracing::info!(replica = %config.id, cluster = %cluster.id, "serving");
+        doors.ended().await;
         dtr_service::notify_stopping();
-        self.stop.cancel();
-        self.registry.shutdown().await;
-        self.background.close();
-        if tokio::time::timeout(BACKGROUND_END, self.background.wait()).await.is_err() {
+        stop.cancel();
+        registry.shutdown().await;
+        background.close();
+        if tokio::time::timeout(BACKGROUND_END, background.wait()).await.is_err() {
             tracing::warn!("background work was cut off; it goes on at the next start");
         }
-        self.opened.close().await;
-        drop(self.pid_file);
+        if let Some(engine) = engine {
+            engine.stop().await;
+        }
+        drop(pid_file);
     }
 }
 

@@ -148,6 +148,10 @@ pub struct EtcdArgs {
     /// Port of this replica's etcd for its members
     #[arg(long, env = "DTR_ETCD_PEER_PORT", value_name = "PORT", default_value_t = dtr_replica::PEER_PORT)]
     pub etcd_peer_port: u16,
+    /// How large the file of this replica's etcd may become, in MiB; the same on all replicas [default: 8192]
+    #[arg(long, env = "DTR_ETCD_QUOTA_MIB", value_name = "MIB", conflicts_with = "etcd_endpoints")]
+    #[arg(value_parser = clap::value_parser!(u64).range(16..=102_400))]
+    pub etcd_quota_mib: Option<u64>,
     /// Use an etcd that is there, at these addresses (https://host:port, several with commas)
     #[arg(
         long,

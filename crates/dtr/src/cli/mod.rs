@@ -270,6 +270,9 @@ pub struct ReconfigureArgs {
     /// Keep image content inside the data directory again: takes back --dtr-storage-volume
     #[arg(long, conflicts_with_all = ["dtr_storage_volume", "s3_bucket", "s3_form"])]
     pub dtr_use_default_storage: bool,
+    /// How large the file of this replica's etcd may become, in MiB; the same on all replicas
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=102_400))]
+    pub etcd_quota_mib: Option<u64>,
     /// The new storage already holds all blobs
     #[arg(long, env = "STORAGE_MIGRATED", value_parser = clap::builder::FalseyValueParser::new())]
     pub storage_migrated: bool,

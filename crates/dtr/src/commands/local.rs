@@ -124,6 +124,7 @@ pub(super) fn etcd(args: EtcdArgs) -> EtcdOptions {
         host: self::given(args.replica_host),
         client_port: args.etcd_client_port,
         peer_port: args.etcd_peer_port,
+        quota_bytes: args.etcd_quota_mib.map(|mib| mib << 20),
         given,
     }
 }
@@ -231,14 +232,8 @@ pub async fn serve(args: ServeArgs, debug: bool) -> Result<()> {
     init_logging(format, &level)?;
     let shutdown = shutdown_on_signals().context("signals cannot be received")?;
     let name = node();
-    let serving = tokio::select! {
-        serving = dtr_replica::bind(&dir, &config, &name) => serving,
-        // While it waits for others, it can be stopped all the same.
-        () = shutdown.drain.cancelled() => return Ok(()),
-    };
-    let serving = serving.with_context(|| format!("cannot serve {}", dir.root().display()))?;
-    serving.run(shutdown).await;
-    Ok(())
+    let served = dtr_replica::serve(&dir, &config, &name, shutdown).await;
+    served.with_context(|| format!("cannot serve {}", dir.root().display()))
 }
 
 /// `dtr restore`

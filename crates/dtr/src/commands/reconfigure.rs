@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use dtr_replica::{DataDir, ReplicaConfig, StorageConfig};
+use dtr_replica::{DataDir, EtcdConfig, ReplicaConfig, StorageConfig, StoreConfig};
 use serde_json::{Value, json};
 
 use super::connect;
@@ -65,6 +65,7 @@ fn own_changes(args: &ReconfigureArgs) -> bool {
         || args.no_trusted_proxies
         || args.storage.is_given()
         || args.dtr_use_default_storage
+        || args.etcd_quota_mib.is_some()
         || args.log.log_level.is_some()
         || args.log.log_format.is_some()
 }
@@ -96,6 +97,18 @@ fn configured(dir: &Path, args: &ReconfigureArgs) -> Result<ReplicaConfig> {
     }
     if args.storage.is_given() || args.dtr_use_default_storage {
         config.storage = storage(dir, &config.storage, args)?;
+    }
+    if let Some(mib) = args.etcd_quota_mib {
+        match &mut config.store {
+            StoreConfig::Etcd(EtcdConfig { member: Some(member), .. }) => {
+                member.quota_bytes = Some(mib << 20);
+            }
+            _ => {
+                return Err(Failure::usage(
+                    "--etcd-quota-mib is for a replica that runs an etcd of its own; this one does not",
+                ));
+            }
+        }
     }
     if let Some(level) = &args.log.log_level {
         config.log_level.clone_from(level);

@@ -45,6 +45,7 @@ fn healthy(status: &Value) -> bool {
     let fine = |value: &Value| value.as_str() == Some("OK");
     fine(&status["identity"])
         && fine(&status["blob_storage"]["health"])
+        && status["store"]["trouble"].is_null()
         && status["replica_health"].as_object().is_some_and(|r| r.values().all(fine))
 }
 

@@ -1,0 +1,38 @@
+//! The upkeep of etcd as the background work of a replica.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dtr_cluster::Cluster;
+use dtr_jobs::Upkeep;
+use tokio_util::sync::CancellationToken;
+
+/// How often a replica looks at its own member.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// The members' files, as a job.
+pub(crate) struct MembersUpkeep(pub Cluster);
+
+#[async_trait]
+impl Upkeep for MembersUpkeep {
+    async fn keep_up(&self) {
+        if let Err(error) = self.0.keep_up().await {
+            tracing::warn!(%error, "the files of etcd were not looked after; trying again");
+        }
+    }
+
+    async fn is_chosen(&self) -> bool {
+        self.0.leads().await
+    }
+}
+
+/// Looks at the member of this replica until `stop`, so that what is wrong with it is told.
+pub(crate) async fn look(cluster: Cluster, stop: CancellationToken) {
+    loop {
+        cluster.look().await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
