@@ -53,6 +53,29 @@ ok "an image is pushed to one" push 1 first
 image=$(jq -r '.manifests[0].digest' "$WORK/layout/index.json")
 for n in 1 2 3; do same "replica $n has it at once" "$image" "$(digest_at "$n" first)"; done
 
+# All restart, one after the other, while a client goes on through whichever says that it is well, as behind a load balancer.
+pulls() {
+    local n failed=0 done=0
+    while [ ! -e "$WORK/restarted" ]; do
+        for n in 1 2 3; do
+            is_well "$n" || continue
+            done=$((done + 1))
+            [ "$(digest_at "$n" first)" = "$image" ] && push "$n" "while-$n" || failed=$((failed + 1))
+        done
+    done
+    echo "$((done > 20)) $failed" >"$WORK/pulled"
+}
+pulls 2>"$WORK/pulls.log" &
+client=$!
+# shellcheck disable=SC2046
+ok "all are restarted, one after the other" "$dtr" reconfigure $(through 1) --restart --drain-seconds 3
+touch "$WORK/restarted"
+wait "$client"
+same "a client met no error meanwhile" "1 0" "$(cat "$WORK/pulled")"
+ok "each of them was" sh -c "grep -l 'restarted, and well' $(folder 1)/dtr.log $(folder 2)/dtr.log $(folder 3)/dtr.log | wc -l | grep -qx 3"
+# shellcheck disable=SC2046
+same "an upgrade finds nothing to do then" 1 "$("$dtr" upgrade $(through 2) | grep -c 'format 1 already')"
+
 # An upload is begun on one replica, goes on at the second and ends at the third, which never saw the bytes.
 head -c 3000000 /dev/urandom >"$WORK/blob"
 upload=$(api -i -X POST "$(url 1)/v2/admin/app/blobs/uploads/" | tr -d '\r' | sed -n 's/^[Ll]ocation: //p' | sed 's#^https://[^/]*##')

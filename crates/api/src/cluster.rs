@@ -2,9 +2,16 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use dtr_access::Operation;
-use dtr_catalog::records::EventType;
-use dtr_cluster::{Admission, Cluster, ClusterError, JoinRequest, Removal};
+use dtr_catalog::{
+    TransactionExt as _, keys,
+    records::{EventType, RestartRecord},
+};
+use dtr_cluster::{Admission, Cluster, ClusterError, JoinRequest, Raise, Removal};
+use dtr_store::Transaction;
 use dtr_types::ReplicaId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::{
     ApiError, ApiState,
@@ -81,6 +88,142 @@ pub(crate) async fn remove(
     let removal = cluster(&state)?.remove(&id).await?;
     tell(&state, &asking, EventType::Delete, &id).await;
     Ok(Json(removal))
+}
+
+/// Which replicas are to restart.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct RestartRequest {
+    /// Their ids; an empty list stands for all of them.
+    replicas: Vec<String>,
+    /// How long each says that it goes before it does, in seconds: until a load balancer has seen it.
+    #[serde(default = "drain_usual")]
+    drain_seconds: u64,
+}
+
+/// Two looks of a load balancer that looks every five seconds, and a little.
+const fn drain_usual() -> u64 {
+    12
+}
+/// Longer than any load balancer takes.
+const DRAIN_MAX: u64 = 600;
+
+/// Have replicas restart, one after the other: for administrators. Each waits until all others are well, says at `/_ping`
+/// that it goes, finishes what runs, and begins anew
+#[utoipa::path(
+    post, path = "/api/v0/cluster/restart", tag = "cluster", request_body = RestartRequest,
+    responses(
+        (status = 202, body = Object), (status = 400, body = crate::error::Errors),
+        (status = 403, body = crate::error::Errors)
+    ),
+    security(("basic" = []), ("bearer" = []))
+)]
+pub(crate) async fn restart(
+    State(state): State<ApiState>,
+    asking: Asking,
+    Body(request): Body<RestartRequest>,
+) -> Result<(StatusCode, Json<RestartRecord>), ApiError> {
+    let _permit = auth::system(&state, &asking, Operation::ManageCluster).await?;
+    if request.drain_seconds > DRAIN_MAX {
+        let what = format!("drainSeconds is at most {DRAIN_MAX}");
+        return Err(ApiError::invalid("INVALID_RESTART", what));
+    }
+    let known: Vec<ReplicaId> = state.catalog.replicas().await?.into_iter().map(|r| r.id).collect();
+    let mut wanted = Vec::new();
+    for text in &request.replicas {
+        let found = known.iter().find(|id| id.as_str() == text).cloned();
+        wanted.push(found.ok_or_else(|| {
+            ApiError::invalid("INVALID_RESTART", format!("there is no replica \"{text}\""))
+        })?);
+    }
+    if wanted.is_empty() {
+        wanted = known;
+    }
+    let key = keys::restart();
+    loop {
+        let found = state.catalog.get(&key).await?;
+        let mut replicas = wanted.clone();
+        let mut change = Transaction::new();
+        change = match &found {
+            Some(found) => {
+                let earlier = found.value.replicas.iter().filter(|id| !wanted.contains(id));
+                replicas.extend(earlier.cloned());
+                change.if_modified_at(&key, found.modified)
+            }
+            None => change.if_absent(&key),
+        };
+        let asked_at = state.catalog.now();
+        let record = RestartRecord { replicas, drain_seconds: request.drain_seconds, asked_at };
+        if state.catalog.commit(change.put_record(&record)?).await?.committed().is_some() {
+            for id in &wanted {
+                tell(&state, &asking, EventType::Update, id).await;
+            }
+            return Ok((StatusCode::ACCEPTED, Json(record)));
+        }
+    }
+}
+
+/// Show which replicas are still to restart: for administrators
+#[utoipa::path(
+    get, path = "/api/v0/cluster/restart", tag = "cluster",
+    responses((status = 200, body = Object), (status = 403, body = crate::error::Errors)),
+    security(("basic" = []), ("bearer" = []))
+)]
+pub(crate) async fn restarting(
+    State(state): State<ApiState>,
+    asking: Asking,
+) -> Result<Json<RestartRecord>, ApiError> {
+    let _permit = auth::system(&state, &asking, Operation::ViewClusterStatus).await?;
+    let found = state.catalog.get(&keys::restart()).await?.map(|found| found.value);
+    let asked_at = state.catalog.now();
+    let none = || RestartRecord { replicas: Vec::new(), drain_seconds: 0, asked_at };
+    Ok(Json(found.unwrap_or_else(none)))
+}
+
+/// Bring the data to the newest format that all replicas know: for administrators
+#[utoipa::path(
+    post, path = "/api/v0/cluster/upgrade", tag = "cluster",
+    responses(
+        (status = 200, body = Object), (status = 403, body = crate::error::Errors),
+        (status = 409, body = crate::error::Errors)
+    ),
+    security(("basic" = []), ("bearer" = []))
+)]
+pub(crate) async fn upgrade(
+    State(state): State<ApiState>,
+    asking: Asking,
+) -> Result<Json<Value>, ApiError> {
+    let _permit = auth::system(&state, &asking, Operation::ManageCluster).await?;
+    let key = keys::cluster();
+    loop {
+        let known = state.catalog.replicas().await?;
+        let known: Vec<_> = known.into_iter().map(|r| (r.id, r.data_format)).collect();
+        let Some(found) = state.catalog.get(&key).await? else {
+            return Err(ApiError::internal(&"there is no cluster"));
+        };
+        let mut cluster = found.value;
+        let raised = match dtr_cluster::raise(cluster.data_format, &known) {
+            Raise::Newest => false,
+            Raise::WaitsFor(old) => {
+                let old: Vec<_> = old.iter().map(ReplicaId::to_string).collect();
+                return Err(ClusterError::Refused(format!(
+                    "these replicas run a program that does not know the newer format: {}",
+                    old.join(", ")
+                ))
+                .into());
+            }
+            Raise::To(format) => {
+                cluster.data_format = format;
+                let change = Transaction::new().if_modified_at(&key, found.modified);
+                if state.catalog.commit(change.put_record(&cluster)?).await?.committed().is_none() {
+                    continue;
+                }
+                tell(&state, &asking, EventType::Update, &state.replica).await;
+                true
+            }
+        };
+        return Ok(Json(json!({ "dataFormat": cluster.data_format, "raised": raised })));
+    }
 }
 
 /// What was done stays done, even if it cannot be recorded.

@@ -93,6 +93,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(meta::cluster_status))
         .routes(routes!(cluster::join))
         .routes(routes!(cluster::remove))
+        .routes(routes!(cluster::restarting, cluster::restart))
+        .routes(routes!(cluster::upgrade))
         .routes(routes!(meta::features))
         .routes(routes!(meta::alerts))
         .routes(routes!(meta::set_certificate))

@@ -9,6 +9,7 @@
 //! | `settings` | | [`Settings`] | `config/settings` |
 //! | `replica/` | replica id | [`ReplicaRecord`]: address, heartbeat | no: a restore makes its own |
 //! | `lock/` | name | [`LockRecord`]: who does what only one replica does at a time; vanishes with its lease | no |
+//! | `restart` | | [`RestartRecord`]: replicas whose turn to restart is to come | no |
 //! | `backup/` | time, id | [`BackupRecord`]: backups that were taken | `config/backups` |
 //! | `key/` | purpose, key id | [`KeyRecord`]: signing keys | `certificates/` |
 //! | `cert/` | name | [`CertificateRecord`]: certificates and their keys | `certificates/` |
@@ -130,6 +131,8 @@ kinds! {
     Settings = "settings", "settings", Some("config/settings");
     /// A restore that has not finished.
     Restore = "restore", "unfinished restore", None;
+    /// Replicas that are to restart.
+    Restart = "restart", "restart", None;
     /// Replicas.
     Replica = "replica/", "replica", None;
     /// What only one replica does at a time.
@@ -217,6 +220,10 @@ pub fn settings() -> Key<Settings> {
 }
 /// The mark of a restore that has not finished.
 pub fn restore() -> Key<RestoreRecord> {
+    key(&[])
+}
+/// Replicas that are to restart.
+pub fn restart() -> Key<RestartRecord> {
     key(&[])
 }
 /// Who does what only one replica does at a time.

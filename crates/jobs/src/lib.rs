@@ -14,7 +14,7 @@ mod scheduler;
 mod tidy;
 
 pub use collector::{CollectOptions, CollectReport, GRACE_MIN, collect};
-pub use lock::{COLLECTOR, DUTIES, Lock};
+pub use lock::{COLLECTOR, DUTIES, Lock, RESTART};
 pub use orphans::{SweepReport, sweep};
 pub use scheduler::{Scheduler, Upkeep};
 pub use tidy::{TidyReport, tidy};

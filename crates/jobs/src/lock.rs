@@ -15,6 +15,9 @@ pub const DUTIES: &str = "duties";
 /// The lock of the collector.
 pub const COLLECTOR: &str = "collector";
 
+/// The lock of the replica that restarts.
+pub const RESTART: &str = "restart";
+
 /// How long a lock outlives a replica that died.
 const TTL: Duration = Duration::from_secs(30);
 /// How often its lease is extended.
@@ -68,6 +71,11 @@ impl Lock {
     /// Returns when somebody else may have it.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
+    }
+
+    /// Leaves it to the next process of the same replica, which takes it over before it ends by itself.
+    pub fn hand_over(self) {
+        self._extended.disarm();
     }
 
     /// Gives it up at once.

@@ -15,6 +15,7 @@ use dtr_catalog::Catalog;
 use dtr_cluster::Cluster;
 use serde_json::json;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 /// How long an answer is used again: a check writes to the blob storage, and `/_ping` is open to everybody.
 const REMEMBERED: Duration = Duration::from_secs(2);
@@ -32,11 +33,17 @@ pub(crate) struct Health {
     blobs: SharedBlobs,
     last: Arc<Mutex<Option<Checked>>>,
     cluster: Option<Cluster>,
+    leaving: CancellationToken,
 }
 
 impl Health {
     pub fn new(catalog: Catalog, blobs: SharedBlobs, cluster: Option<Cluster>) -> Self {
-        Self { catalog, blobs, last: Arc::default(), cluster }
+        Self { catalog, blobs, last: Arc::default(), cluster, leaving: CancellationToken::new() }
+    }
+
+    /// From here on `/_ping` sends new work elsewhere; what comes nevertheless is done.
+    pub fn leave(&self) {
+        self.leaving.cancel();
     }
 
     /// `None` when all is well, else what is wrong.
@@ -64,7 +71,10 @@ impl Health {
 
     /// `GET /_ping`, as the original answers it.
     pub async fn ping(&self) -> Response {
-        let problem = self.problem().await;
+        let problem = match self.leaving.is_cancelled() {
+            true => Some("this replica is about to restart".to_owned()),
+            false => self.problem().await,
+        };
         let status =
             if problem.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let healthy = problem.is_none();

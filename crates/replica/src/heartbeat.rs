@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use dtr_catalog::{Catalog, records::ReplicaRecord};
+use dtr_catalog::{
+    Catalog,
+    records::{DATA_FORMAT, ReplicaRecord},
+};
 use dtr_types::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -11,13 +14,15 @@ use crate::{ReplicaConfig, health::Health};
 /// How often a replica reports.
 const EVERY: Duration = Duration::from_secs(20);
 
-/// Reports until `stop`: that the replica lives, and how it is.
+/// Reports until `stop`: that the replica lives, and how it is. Asks for the end of serving by `drain` when the data has
+/// become something that this program does not know.
 pub(crate) async fn report(
     catalog: Catalog,
     config: ReplicaConfig,
     health: Health,
     node: String,
     stop: CancellationToken,
+    drain: CancellationToken,
 ) {
     let started_at: Timestamp = catalog.now();
     loop {
@@ -30,8 +35,22 @@ pub(crate) async fn report(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at,
             reported_at: catalog.now(),
+            data_format: DATA_FORMAT,
             health: health.problem().await.unwrap_or_else(|| "OK".to_owned()),
         };
+        match catalog.cluster().await {
+            // It was raised although this replica did not tell that it knows it, as when it was away for long.
+            Ok(Some(cluster)) if cluster.data_format > DATA_FORMAT => {
+                tracing::error!(
+                    found = cluster.data_format,
+                    known = DATA_FORMAT,
+                    "the data was brought to a format that this version of dtr does not know: it stops; exchange the program for \
+                     the version that the other replicas run, and start it again"
+                );
+                return drain.cancel();
+            }
+            _ => {}
+        }
         if let Err(error) = catalog.put(&record).await {
             tracing::warn!(%error, "this replica could not report that it lives");
         }

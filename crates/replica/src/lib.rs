@@ -16,6 +16,7 @@ mod install;
 mod lifecycle;
 mod metadata;
 mod repair;
+mod restart;
 mod restore;
 mod serve;
 mod storage;
@@ -32,6 +33,7 @@ pub use lifecycle::{
 };
 pub use metadata::{Metadata, OpenError};
 pub use repair::{Alone, RepairError, repair, survey};
+pub use restart::Ended;
 pub use restore::{RestoreError, RestoreRequest, Restored, restore};
 pub use serve::{Opened, ServeError, Serving, bind, open, serve};
 

@@ -1,7 +1,16 @@
 //! Serving: the rooms put together, and run until asked to stop. After this file one knows every part of a running
 //! replica and every way into it.
 
-use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Extension, Router,
@@ -37,6 +46,7 @@ use crate::{
     health::Health,
     heartbeat,
     metadata::{Metadata, OpenError},
+    restart::{self, Restarter},
     storage::open_storage,
     upkeep::{self, MembersUpkeep},
 };
@@ -255,7 +265,7 @@ pub async fn serve(
     config: &ReplicaConfig,
     node: &str,
     shutdown: Shutdown,
-) -> Result<(), ServeError> {
+) -> Result<restart::Ended, ServeError> {
     let mut start = Start::new(dir, config, node).await?;
     let Metadata { catalog, engine } = Metadata::begin(dir, config).await?;
     let parts = tokio::select! {
@@ -263,7 +273,7 @@ pub async fn serve(
         () = shutdown.drain.cancelled() => None,
     };
     match parts {
-        Some(Ok(parts)) => Serving { start, parts, engine }.run(shutdown).await,
+        Some(Ok(parts)) => Ok(Serving { start, parts, engine }.run(shutdown).await),
         other => {
             start.doors.stop.cancel();
             shutdown.drain.cancel();
@@ -271,12 +281,12 @@ pub async fn serve(
             if let Some(engine) = engine {
                 engine.stop().await;
             }
-            if let Some(Err(error)) = other {
-                return Err(error);
+            match other {
+                Some(Err(error)) => Err(error),
+                _ => Ok(restart::Ended::Stopped),
             }
         }
     }
-    Ok(())
 }
 
 impl Start {
@@ -425,7 +435,7 @@ impl Serving {
     }
 
     /// Serves until `shutdown`; then finishes what runs, flushes what is counted, and ends.
-    pub async fn run(self, shutdown: Shutdown) {
+    pub async fn run(self, shutdown: Shutdown) -> restart::Ended {
         let Self { start, parts, engine } = self;
         let Start { dir, config, node, pid_file, mut doors } = start;
         let Parts { catalog, cluster, members, registry, health, scheduler, directory, .. } = parts;
@@ -435,8 +445,25 @@ impl Serving {
             let stop = stop.clone();
             async move { scheduler.run(stop).await }
         });
-        let report = heartbeat::report(catalog.clone(), config.clone(), health, node, stop.clone());
+        let report = heartbeat::report(
+            catalog.clone(),
+            config.clone(),
+            health.clone(),
+            node,
+            stop.clone(),
+            shutdown.drain.clone(),
+        );
         background.spawn(report);
+        let restarts = Arc::new(AtomicBool::new(false));
+        let restarter = Restarter {
+            catalog: catalog.clone(),
+            id: config.id.clone(),
+            members: members.clone(),
+            health,
+            drain: shutdown.drain.clone(),
+            restarts: Arc::clone(&restarts),
+        };
+        background.spawn(restarter.run(stop.clone()));
         if let Some(members) = members {
             background.spawn(upkeep::look(members, stop.clone()));
         }
@@ -469,7 +496,10 @@ impl Serving {
         doors.open(&shutdown);
         tracing::info!(replica = %config.id, cluster = %cluster.id, "serving");
         doors.ended().await;
-        dtr_service::notify_stopping();
+        let restarts = restarts.load(Ordering::Acquire);
+        if !restarts {
+            dtr_service::notify_stopping();
+        }
         stop.cancel();
         registry.shutdown().await;
         background.close();
@@ -480,6 +510,7 @@ impl Serving {
             engine.stop().await;
         }
         drop(pid_file);
+        if restarts { restart::Ended::Restarts } else { restart::Ended::Stopped }
     }
 }
 

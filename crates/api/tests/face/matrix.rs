@@ -185,6 +185,8 @@ fn request_of(route: &str, repository: &str) -> Option<Request> {
                 "replicaId": "000000000000", "host": "a", "clientPort": 1, "peerPort": 2, "publicKey": "", "dataFormat": 1
             }),
         ),
+        ("GET", "cluster/restart") | ("POST", "cluster/upgrade") => plain(Needs::Admin),
+        ("POST", "cluster/restart") => with(Needs::Admin, json!({ "replicas": [] })),
         ("DELETE", "cluster/replicas/{replicaid}") => plain(Needs::Admin),
         _ => None,
     }

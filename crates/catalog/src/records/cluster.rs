@@ -104,8 +104,29 @@ pub struct ReplicaRecord {
     pub reported_at: Timestamp,
     /// `OK`, or what is wrong.
     pub health: String,
+    /// The newest form of the data that its program knows ([`DATA_FORMAT`]).
+    #[serde(default = "first_format")]
+    pub data_format: u32,
 }
 record!(ReplicaRecord, Replica, |r| keys::replica(&r.id));
+
+/// What programs knew that did not say it.
+const fn first_format() -> u32 {
+    1
+}
+
+/// Replicas that are to restart, one after the other. Each takes itself off when it is well again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartRecord {
+    /// Which are still to restart.
+    pub replicas: Vec<ReplicaId>,
+    /// How long each says that it goes before it does, in seconds: until a load balancer has seen it.
+    pub drain_seconds: u64,
+    /// When that was asked for.
+    pub asked_at: Timestamp,
+}
+record!(RestartRecord, Restart, |_r| keys::restart());
 
 /// Who does what only one replica does at a time. It is put with a lease, and vanishes with the replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

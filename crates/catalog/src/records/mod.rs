@@ -11,7 +11,7 @@ mod settings;
 pub use access::{AccessLevel, AccessToken, NamespaceGrant, RepositoryGrant, TokenOrigin};
 pub use cluster::{
     BackupRecord, CertificateRecord, ClusterRecord, DATA_FORMAT, IdentitySource, KeyPurpose,
-    KeyRecord, LockRecord, ReplicaRecord, RestoreRecord, RestoredFrom,
+    KeyRecord, LockRecord, ReplicaRecord, RestartRecord, RestoreRecord, RestoredFrom,
 };
 pub use content::{
     BlobRecord, Candidate, CondemnedRecord, DeletedManifest, ManifestRecord, ReferrerRecord,

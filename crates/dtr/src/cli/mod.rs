@@ -273,6 +273,11 @@ pub struct ReconfigureArgs {
     /// How large the file of this replica's etcd may become, in MiB; the same on all replicas
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=102_400))]
     pub etcd_quota_mib: Option<u64>,
+    /// Restart for what holds from the next start: this replica with --data-dir, else all, one after the other
+    #[arg(long)]
+    pub restart: bool,
+    #[command(flatten)]
+    pub drain: DrainArgs,
     /// The new storage already holds all blobs
     #[arg(long, env = "STORAGE_MIGRATED", value_parser = clap::builder::FalseyValueParser::new())]
     pub storage_migrated: bool,
@@ -435,7 +440,18 @@ pub struct RestoreArgs {
 #[derive(Debug, Args)]
 pub struct UpgradeArgs {
     #[command(flatten)]
-    pub dir: DataDirArgs,
+    pub connect: ConnectArgs,
+    #[command(flatten)]
+    pub drain: DrainArgs,
+}
+
+/// How replicas go when they restart.
+#[derive(Debug, Clone, Args)]
+pub struct DrainArgs {
+    /// How long a replica says that it goes before it does, in seconds: until the load balancer has seen it
+    #[arg(long, value_name = "SECONDS", default_value_t = 12)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub drain_seconds: u64,
 }
 
 /// `dtr gc`

@@ -3,14 +3,16 @@
 
 use std::{
     io::{self, IsTerminal as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::Context as _;
 use dtr_client::Identity;
 use dtr_recovery::Exit;
 use dtr_replica::{
-    DataDir, EtcdOptions, GivenEtcd, IdentityOptions, ReplicaConfig, ReplicaOptions,
+    DataDir, Ended, EtcdOptions, GivenEtcd, IdentityOptions, ReplicaConfig, ReplicaOptions,
     RestoreRequest, StoreOptions, UcpLogin, UserCertificate,
 };
 use dtr_transport::{LogFormat, init_logging, shutdown_on_signals};
@@ -24,7 +26,7 @@ use super::{
 use crate::{
     cli::{
         DataDirArgs, DestroyArgs, EtcdArgs, InstallArgs, LogArgs, NetworkArgs, PingArgs,
-        RestoreArgs, ServeArgs, StorageArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs, UpgradeArgs,
+        RestoreArgs, ServeArgs, StorageArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs,
     },
     failure::{Failure, Result, Said},
     terminal,
@@ -214,6 +216,14 @@ pub async fn install(args: InstallArgs) -> Result<()> {
     start(&dir, args.no_start).await
 }
 
+/// Where this program was started from: a link stays one, so that it may lead elsewhere later.
+fn program() -> io::Result<PathBuf> {
+    match std::env::args_os().next() {
+        Some(name) if Path::new(&name).components().count() > 1 => std::path::absolute(name),
+        _ => std::env::current_exe(),
+    }
+}
+
 /// `dtr serve`: until a signal.
 pub async fn serve(args: ServeArgs, debug: bool) -> Result<()> {
     if args.detached {
@@ -232,8 +242,19 @@ pub async fn serve(args: ServeArgs, debug: bool) -> Result<()> {
     init_logging(format, &level)?;
     let shutdown = shutdown_on_signals().context("signals cannot be received")?;
     let name = node();
+    // The file is looked for again when it restarts: by then it may be another version's.
+    let program = program().context("cannot find this program's own file")?;
     let served = dtr_replica::serve(&dir, &config, &name, shutdown).await;
-    served.with_context(|| format!("cannot serve {}", dir.root().display()))
+    match served.with_context(|| format!("cannot serve {}", dir.root().display()))? {
+        Ended::Stopped => Ok(()),
+        Ended::Restarts => {
+            tracing::info!(program = %program.display(), "restarting");
+            // The same process, so that whoever watches over it sees none end.
+            let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
+            Err(anyhow::Error::new(error)
+                .context(format!("cannot start {} again", program.display())))
+        }
+    }
 }
 
 /// `dtr restore`
@@ -368,22 +389,4 @@ async fn forget(args: &UcpArgs, replica: &ReplicaId) -> Result<()> {
     // It ends by itself.
     let _ = identity.logout(&session).await;
     forgotten.context("cannot take the replica off the list of the UCP; nothing was deleted")
-}
-
-/// `dtr upgrade`
-pub async fn upgrade(args: UpgradeArgs) -> Result<()> {
-    let dir = data_dir(&args.dir)?;
-    let config = ReplicaConfig::load(&dir)?;
-    if let Some(pid) = dtr_replica::running(&dir) {
-        return terminal::print(&format!(
-            "the replica runs (process {pid}): its data was brought to that program's format when it started; to upgrade, \
-             exchange the program and start it again"
-        ));
-    }
-    let opened = dtr_replica::open(&dir, &config).await.context("cannot upgrade")?;
-    terminal::print(&format!(
-        "the data has format {}, the newest of version {}",
-        opened.cluster.data_format,
-        env!("CARGO_PKG_VERSION")
-    ))
 }

@@ -9,6 +9,7 @@ mod gc;
 mod image;
 mod local;
 mod reconfigure;
+mod rolling;
 mod status;
 mod token;
 
@@ -32,7 +33,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Serve(args) => local::serve(args, cli.debug).await,
         Command::Destroy(args) => local::destroy(args).await,
         Command::Restore(args) => local::restore(args).await,
-        Command::Upgrade(args) => local::upgrade(args).await,
+        Command::Upgrade(args) => rolling::upgrade(args).await,
         Command::Reconfigure(args) => reconfigure::run(args).await,
         Command::Ping(args) => local::ping(&args).await,
         Command::Status(args) => status::run(args).await,

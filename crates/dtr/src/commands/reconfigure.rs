@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use dtr_replica::{DataDir, EtcdConfig, ReplicaConfig, StorageConfig, StoreConfig};
 use serde_json::{Value, json};
 
-use super::connect;
+use super::{connect, rolling};
 use crate::{
     cli::ReconfigureArgs,
     failure::{Failure, Result},
@@ -19,7 +19,7 @@ pub async fn run(args: ReconfigureArgs) -> Result<()> {
     let own = own_changes(&args);
     let shared =
         args.network.dtr_external_url.is_some() || args.tls.dtr_cert.is_some() || args.no_dtr_cert;
-    if !own && !shared {
+    if !own && !shared && !args.restart {
         return Err(Failure::usage(
             "nothing to change: give a setting (see dtr reconfigure --help)",
         ));
@@ -47,11 +47,30 @@ pub async fn run(args: ReconfigureArgs) -> Result<()> {
     }
     if let (Some(config), Some(dir)) = (changed, dir) {
         config.save(&DataDir::new(dir))?;
-        terminal::say(
-            "saved; it holds from the next start of the replica (systemctl restart dtr, or stop it and \"dtr serve\")",
-        );
+        let how = match args.restart {
+            true => "saved",
+            false => {
+                "saved; it holds from the next start of the replica (systemctl restart dtr, or stop it and \"dtr serve\")"
+            }
+        };
+        terminal::say(how);
+    }
+    if args.restart {
+        restart(&args).await?;
     }
     Ok(())
+}
+
+/// Restarts this replica, or all of them.
+async fn restart(args: &ReconfigureArgs) -> Result<()> {
+    let own = match &args.connect.data_dir {
+        Some(dir) => vec![ReplicaConfig::load(&DataDir::new(dir))?.id.to_string()],
+        None => Vec::new(),
+    };
+    connect::with(&args.connect, async |c| {
+        terminal::waiting("restarting", rolling::restart(c, &own, &args.drain)).await
+    })
+    .await
 }
 
 fn own_changes(args: &ReconfigureArgs) -> bool {

@@ -96,11 +96,17 @@ fn overview(status: &Value) -> Result<()> {
 }
 
 fn replicas(status: &Value) -> Result<()> {
-    let mut table = Table::new(&["REPLICA", "HEALTH", "LAST REPORT", "ADDRESS"]);
+    let mut table = Table::new(&["REPLICA", "HEALTH", "VERSION", "LAST REPORT", "ADDRESS"]);
     for (id, health) in status["replica_health"].as_object().into_iter().flatten() {
         let of = |name: &str| field(&status[name], id);
         let health = health.as_str().unwrap_or_default().to_owned();
-        table.row([id.clone(), health, of("replica_timestamp"), of("replica_address")]);
+        table.row([
+            id.clone(),
+            health,
+            of("replica_version"),
+            of("replica_timestamp"),
+            of("replica_address"),
+        ]);
     }
     table.print()
 }

@@ -412,7 +412,7 @@ pub fn expected(state: &State) -> State {
         let of_deleted = |repository: &String| has(format!("rd/{repository}"));
         let keep = match prefix.as_str() {
             "cluster" | "settings" | "replica" | "rd" | "md" | "u" | "is" | "gc" | "x"
-            | "restore" | "!hold" => false,
+            | "restore" | "restart" | "!hold" => false,
             "b" => digests.contains(&rest[0]),
             "l" => needed.contains(&(rest[1].clone(), rest[0].clone())),
             "bl" => needed.contains(&(rest[0].clone(), rest[1].clone())),

@@ -1,0 +1,192 @@
+//! Restarting when it is asked for, so that nobody sees an error: one replica at a time, when all others are well; first it
+//! says that it goes, then finishes what runs, then begins anew with what is on disk by then. The next has its turn when
+//! this one is well again.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use dtr_catalog::{Catalog, TransactionExt as _, keys, records::RestartRecord};
+use dtr_cluster::Cluster;
+use dtr_jobs::{JobError, Lock, RESTART};
+use dtr_store::Transaction;
+use dtr_types::ReplicaId;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::Health;
+
+/// How often it is looked whether a restart was asked for, or whether it is this replica's turn.
+const LOOK: Duration = Duration::from_secs(2);
+/// How often a replica that begins looks whether it is well.
+const WELL: Duration = Duration::from_millis(250);
+/// A replica that has not reported for so long is not well.
+const REPORT_LATE: Duration = Duration::from_secs(60);
+
+/// What became of a replica that was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It is to stay so.
+    Stopped,
+    /// It is to be served anew, by the program that is installed now.
+    Restarts,
+}
+
+/// Watches over the restarts of one replica.
+pub(crate) struct Restarter {
+    pub catalog: Catalog,
+    pub id: ReplicaId,
+    pub members: Option<Cluster>,
+    pub health: Health,
+    /// Ends serving.
+    pub drain: CancellationToken,
+    /// Set when it ends for a restart.
+    pub restarts: Arc<AtomicBool>,
+}
+
+impl Restarter {
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow() => {}
+        }
+    }
+
+    async fn follow(&self) {
+        // This process is what was asked for, if anything was.
+        while let Err(error) = self.finish().await {
+            tracing::warn!(%error, "that this replica has restarted could not be told; trying again");
+            tokio::time::sleep(LOOK).await;
+        }
+        let mut told = String::new();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.turn().await {
+                Ok(Turn::Gone) => return,
+                Ok(Turn::NotAsked) => told.clear(),
+                Ok(Turn::Waits(why)) if why != told => {
+                    tracing::warn!("this replica is to restart, and waits: {why}");
+                    told = why;
+                }
+                Ok(Turn::Waits(_)) => {}
+                Err(error) => tracing::debug!(%error, "whether to restart is not known"),
+            }
+        }
+    }
+
+    async fn asked(&self) -> Result<Option<RestartRecord>, JobError> {
+        let found = self.catalog.get(&keys::restart()).await?.map(|found| found.value);
+        Ok(found.filter(|record| record.replicas.contains(&self.id)))
+    }
+
+    /// Takes this replica off the list as soon as it is well, and leaves the turn to the next.
+    async fn finish(&self) -> Result<(), JobError> {
+        if self.asked().await?.is_none() {
+            return Ok(());
+        }
+        let lock = Lock::take(&self.catalog, RESTART, &self.id).await?;
+        while self.health.problem().await.is_some() || !self.votes().await {
+            tokio::time::sleep(WELL).await;
+        }
+        let key = keys::restart();
+        while let Some(found) = self.catalog.get(&key).await? {
+            let mut record = found.value;
+            record.replicas.retain(|id| *id != self.id);
+            let change = Transaction::new().if_modified_at(&key, found.modified);
+            let change = match record.replicas.is_empty() {
+                true => change.delete(&key),
+                false => change.put_record(&record)?,
+            };
+            if self.catalog.commit(change).await?.committed().is_some() {
+                break;
+            }
+        }
+        if let Ok(lock) = lock {
+            lock.release().await;
+        }
+        tracing::info!("restarted, and well");
+        Ok(())
+    }
+
+    async fn votes(&self) -> bool {
+        let Some(cluster) = &self.members else { return true };
+        match cluster.members().await {
+            Ok(members) => members.iter().all(|member| {
+                member.facts.name != dtr_cluster::member_name(&self.id) || !member.facts.learner
+            }),
+            Err(_) => false,
+        }
+    }
+
+    async fn turn(&self) -> Result<Turn, JobError> {
+        if self.asked().await?.is_none() {
+            return Ok(Turn::NotAsked);
+        }
+        let lock = match Lock::take(&self.catalog, RESTART, &self.id).await? {
+            Ok(lock) => lock,
+            Err(other) => return Ok(Turn::Waits(format!("{} restarts just now", other.holder))),
+        };
+        // Another may have been asked less, or more, meanwhile.
+        let Some(record) = self.asked().await? else {
+            lock.release().await;
+            return Ok(Turn::NotAsked);
+        };
+        let others = self.others().await?;
+        if let Some(why) = others.problem {
+            lock.release().await;
+            return Ok(Turn::Waits(why));
+        }
+        tracing::info!("this replica restarts, as was asked: it takes no new work");
+        self.health.leave();
+        if others.any {
+            tokio::time::sleep(Duration::from_secs(record.drain_seconds)).await;
+        }
+        lock.hand_over();
+        self.restarts.store(true, Ordering::Release);
+        self.drain.cancel();
+        Ok(Turn::Gone)
+    }
+
+    /// How the other replicas are.
+    async fn others(&self) -> Result<Others, JobError> {
+        let now = self.catalog.now();
+        let mut replicas = self.catalog.replicas().await?;
+        replicas.retain(|replica| replica.id != self.id);
+        let any = !replicas.is_empty();
+        let ill = replicas.iter().find_map(|replica| {
+            if now.since(replica.reported_at) > REPORT_LATE {
+                Some(format!("{} has not reported since {}", replica.id, replica.reported_at))
+            } else {
+                (replica.health != "OK").then(|| format!("{}: {}", replica.id, replica.health))
+            }
+        });
+        let Some(cluster) = &self.members else { return Ok(Others { any, problem: ill }) };
+        let silent = match cluster.members().await {
+            Ok(members) => members.iter().find_map(|member| {
+                let name = &member.facts.name;
+                match &member.problem {
+                    Some(problem) => Some(format!("{name}: {problem}")),
+                    None => member.facts.learner.then(|| format!("{name} has not caught up")),
+                }
+            }),
+            Err(error) => Some(error.to_string()),
+        };
+        Ok(Others { any, problem: ill.or(silent) })
+    }
+}
+
+struct Others {
+    /// Whether there are any, so that a load balancer may stand in front.
+    any: bool,
+    /// Why none may go now.
+    problem: Option<String>,
+}
+
+enum Turn {
+    NotAsked,
+    Waits(String),
+    Gone,
+}
