@@ -8,7 +8,7 @@
 
 dtr=${DTR_BIN:-$ROOT/target/debug/dtr}
 ucp=${UCP_BIN:-$ROOT/target/debug/ucp}
-need "$dtr" "$ucp" skopeo jq curl age script
+need "$dtr" "$ucp" etcd skopeo jq curl age script
 ucp_port=$(free_port)
 port=$(free_port)
 ucp_url=https://127.0.0.1:$ucp_port
@@ -26,6 +26,7 @@ stop_all() {
     "$ucp" stop --data-dir "$WORK/ucp"
     "$ucp" stop --data-dir "$WORK/ucp-again"
     "$dtr" destroy --data-dir "$WORK/own" --yes
+    "$dtr" destroy --data-dir "$WORK/other" --yes
     "$ucp" stop --data-dir "$WORK/ucp-new"
 }
 on_exit stop_all
@@ -214,9 +215,29 @@ ok "and a repository" own repo create dave/app
 ok "its backup" own backup --output "$WORK/own.tar"
 ok "it is destroyed" "$dtr" destroy --data-dir "$WORK/own" --yes
 # shellcheck disable=SC2086
-moved() { "$dtr" restore --data-dir "$WORK/own" $admin $own_place --with-identity <"$WORK/own.tar"; }
+etcd() { echo "--etcd-client-port $(free_port) --etcd-peer-port $(free_port) --dtr-storage-volume $WORK/images"; }
+# shellcheck disable=SC2086,SC2046
+moved() { "$dtr" restore --data-dir "$WORK/own" --store etcd $(etcd) --replica-id 00000000000a $admin $own_place --with-identity <"$WORK/own.tar"; }
 ok "its restore, with the accounts into the UCP" moved
 same "the user logs in there" 200 "$(enzi dave:daves-password accounts/dave -o /dev/null -w '%{http_code}')"
 dave_pushes() { skopeo copy --quiet --dest-tls-verify=false --dest-creds dave:daves-password "oci:$layout:1.0" "docker://127.0.0.1:$own_port/dave/app:1.0"; }
 ok "and pushes to what is its own" dave_pushes
+
+# Another replica joins it through the UCP, and goes again.
+other_port=$(free_port)
+through() { echo "$admin --existing-replica-id 00000000000a"; }
+# shellcheck disable=SC2046
+join() {
+    "$dtr" join --data-dir "$WORK/other" --replica-id 00000000000b --replica-https-port "$other_port" --replica-http-port 0 \
+        --listen-address 127.0.0.1 $(etcd) $(through)
+}
+ok "another replica joins through the UCP" join
+daves_image() { skopeo inspect --tls-verify=false --creds dave:daves-password --raw "docker://127.0.0.1:$1/dave/app:1.0"; }
+ok "the user pulls from it" daves_image "$other_port"
+# shellcheck disable=SC2046
+ok "it is removed" "$dtr" remove $(through) --replica-ids 00000000000b
+listed() { enzi "admin:$password" services | jq -e '[.services[].replicas[].id] | index("00000000000b") == null' >/dev/null; }
+ok "the UCP is told" wait_for 20 listed
+ok "it is destroyed" "$dtr" destroy --data-dir "$WORK/other" --yes
+ok "and the image that both had is still there" daves_image "$own_port"
 finish

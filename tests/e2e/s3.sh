@@ -8,7 +8,7 @@
 
 dtr=${DTR_BIN:-$ROOT/target/debug/dtr}
 export PATH="$PATH:${XDG_CACHE_HOME:-$HOME/.cache}/dtr-test/bin"
-need "$dtr" versitygw skopeo jq curl
+need "$dtr" etcd versitygw skopeo jq curl
 port=$(free_port)
 store_port=$(free_port)
 url=https://127.0.0.1:$port
@@ -16,12 +16,14 @@ password="a-password-$RANDOM"
 id=0123456789ab
 data=$WORK/dtr
 place="--replica-https-port $port --replica-http-port 0 --listen-address 127.0.0.1"
+etcd() { echo "--etcd-client-port $(free_port) --etcd-peer-port $(free_port)"; }
 bucket="--s3-bucket images --s3-endpoint http://127.0.0.1:$store_port --s3-access-key tester --s3-root /registry"
 export DTR_S3_SECRET_KEY=secret-of-the-bucket
 
 stop_replica() { "$dtr" destroy --data-dir "$1" --yes >/dev/null 2>&1; }
 on_exit stop_replica "$data"
 on_exit stop_replica "$WORK/again"
+on_exit stop_replica "$WORK/second"
 mkdir -p "$WORK/store/images" "$WORK/meta"
 start_store() {
     versitygw --access tester --secret "$DTR_S3_SECRET_KEY" --quiet --keep-alive --port "127.0.0.1:$store_port" \
@@ -41,7 +43,7 @@ refused "a wrong secret is told before anything is made" "check secretkey" \
 refused "a bucket that is not there is told" "no such bucket" \
     "$dtr" install --data-dir "$data" --admin-password "$password" $place ${bucket/images/nowhere}
 # shellcheck disable=SC2086
-ok "install" "$dtr" install --data-dir "$data" --replica-id $id --dtr-external-url "$url" --admin-password "$password" $place $bucket
+ok "install" "$dtr" install --store etcd $(etcd) --data-dir "$data" --replica-id $id --dtr-external-url "$url" --admin-password "$password" $place $bucket
 same "the configuration is for its owner alone" 600 "$(stat -c %a "$data/replica.json")"
 ok "a repository" "$dtr" repo create admin/app --data-dir "$data"
 layout=$WORK/layout
@@ -55,6 +57,25 @@ blobs() { find "$WORK/store/images/registry/docker" -type f | wc -l; }
 same "the bucket has the blobs, in the layout of distribution" "$(find "$layout/blobs" -type f | wc -l)" "$(($(blobs) + 1))"
 same "nothing of an upload is left in it" 0 "$(find "$WORK/store/images/registry/uploads" -type f 2>/dev/null | wc -l)"
 same "and no image content on the machine" 0 "$(find "$data" -path '*blobs*' -type f | wc -l)"
+
+# A second replica shares the bucket; its secret comes by the environment, as everywhere.
+export UCP_PASSWORD=$password
+second_port=$(free_port)
+# shellcheck disable=SC2046
+join() {
+    "$dtr" join --data-dir "$WORK/second" --replica-https-port "$second_port" --replica-http-port 0 --listen-address 127.0.0.1 \
+        $(etcd) --ucp-url "$url" --ucp-insecure-tls --ucp-username admin --existing-replica-id $id --replica-id 123456789abc "$@"
+}
+refused "one without the bucket is refused" "name the same bucket" join
+# shellcheck disable=SC2086
+refused "and one with another folder of it" "name the same bucket" join ${bucket/registry/elsewhere}
+# shellcheck disable=SC2086
+ok "a second replica joins" join $bucket
+second() { rm -rf "$WORK/pulled" && copy --src-tls-verify=false --src-creds "admin:$password" "docker://127.0.0.1:$second_port/admin/app:1.0" "dir:$WORK/pulled"; }
+ok "skopeo pulls from it" second
+ok "it is removed again" "$dtr" remove --ucp-url "$url" --ucp-insecure-tls --ucp-username admin --existing-replica-id $id --replica-ids 123456789abc
+ok "without taking the content along" "$dtr" destroy --data-dir "$WORK/second" --yes
+unset UCP_PASSWORD
 
 # The replica dies.
 pid=$(cat "$data/dtr.pid")
@@ -82,6 +103,16 @@ backup() { "$dtr" backup --data-dir "$data" >"$WORK/backup.tar"; }
 ok "backup" backup
 lacks_secret() { ! grep -aq -- "$DTR_S3_SECRET_KEY" "$WORK/backup.tar" "$WORK/serve.log"; }
 ok "neither it nor the log has the bucket's secret" lacks_secret
+
+same "the backup says where the content is" 1 "$("$dtr" backup inspect "$WORK/backup.tar" | grep -c "content .*images")"
+# shellcheck disable=SC2086
+ok "all of which is there" "$dtr" backup verify "$WORK/backup.tar" $bucket --deep
+layer=$(jq -r '.layers[0].digest' "$WORK/pulled/manifest.json")
+blob=$(find "$WORK/store/images/registry/docker" -type f -path "*/${layer#sha256:}/*")
+mv "$blob" "$WORK/away"
+# shellcheck disable=SC2086
+refused "what is not is told" "1 missing" "$dtr" backup verify "$WORK/backup.tar" $bucket
+mv "$WORK/away" "$blob"
 
 # The machine is lost; the bucket is not.
 { kill -9 "$replica" && wait "$replica"; } 2>/dev/null

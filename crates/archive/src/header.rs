@@ -101,6 +101,9 @@ pub struct Header {
     pub replica_id: Option<ReplicaId>,
     /// The store's engine, for people; a restore does not depend on it.
     pub engine: String,
+    /// The bucket that image content is in, for people; absent when it is in a folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
     /// The one point in the store's history that everything in the archive is from.
     pub revision: Revision,
     /// When the backup was begun; also the time of every entry.
@@ -126,6 +129,7 @@ impl Header {
             cluster_id,
             replica_id: None,
             engine: "embedded".to_owned(),
+            storage: None,
             revision: Revision::ZERO,
             created: Timestamp::default(),
             scope: Scope { metadata: true, images: false, identity: false },

@@ -122,6 +122,10 @@ impl BlobStorage for S3Storage {
         check::health(&self.bucket).await
     }
 
+    fn place(&self) -> Option<String> {
+        Some(self.bucket.place().to_owned())
+    }
+
     async fn upload_create(&self, id: &UploadId) -> Result<(), BlobError> {
         upload::create(&self.bucket, id).await
     }

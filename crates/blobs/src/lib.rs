@@ -67,6 +67,11 @@ pub trait BlobStorage: Send + Sync + Debug {
     /// Whether content can be stored at this moment, tried with a small write, and how much room there is.
     async fn health(&self) -> Health;
 
+    /// Where the content is, for people, without secrets; `None` when there is nothing to say.
+    fn place(&self) -> Option<String> {
+        None
+    }
+
     /// Begins an upload.
     ///
     /// # Errors

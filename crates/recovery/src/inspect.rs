@@ -128,6 +128,9 @@ impl fmt::Display for Inspection {
         writeln!(f, "cluster       {}", header.cluster_id)?;
         writeln!(f, "replica       {replica}")?;
         writeln!(f, "store         {}", header.engine)?;
+        if let Some(storage) = &header.storage {
+            writeln!(f, "content       {storage}")?;
+        }
         writeln!(f, "revision      {} at {}", header.revision, header.created)?;
         writeln!(f, "encrypted     {}", yes(self.encrypted))?;
         writeln!(f, "images        {} ({} bytes)", yes(scope.images), self.image_bytes)?;

@@ -72,7 +72,7 @@ pub enum JoinError {
     Kind(&'static str),
     /// The storage is not the same.
     #[error(
-        "what another replica wrote into the blob storage is not in {place}: replicas must share one storage; mount the same folder on every machine and name it with --dtr-storage-volume"
+        "what another replica wrote into the blob storage is not in {place}: replicas must share one storage; mount the same folder on every machine and name it with --dtr-storage-volume, or name the same bucket with --s3-bucket"
     )]
     NotShared {
         /// What this replica uses.

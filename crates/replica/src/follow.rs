@@ -21,6 +21,8 @@ use crate::{DataDir, ReplicaConfig, ServeError, assets, install::registration};
 
 /// How long until a UCP that was away is told again.
 const TELL_AGAIN: Duration = Duration::from_secs(15);
+/// How often it is looked whether a replica came or went.
+const LOOK_WHO: Duration = Duration::from_secs(5);
 /// How long until a watch that ended begins again.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
 /// How often the certificate is looked at although nothing changed: one of our own is made anew before it ends.
@@ -156,8 +158,12 @@ impl Directory {
         changed: Arc<Notify>,
         stop: CancellationToken,
     ) {
+        let mut last = Vec::new();
         loop {
             let told = self.tell(&catalog, &config).await;
+            if let Ok(now) = there(&catalog).await {
+                last = now;
+            }
             if let Err(error) = &told {
                 tracing::warn!(%error, "the identity service was not told of this replica; trying again");
             }
@@ -165,7 +171,25 @@ impl Directory {
                 () = stop.cancelled() => return,
                 () = changed.notified() => {}
                 () = tokio::time::sleep(TELL_AGAIN), if told.is_err() => {}
+                () = others_than(&catalog, &last), if told.is_ok() => {}
             }
+        }
+    }
+}
+
+/// The replicas of this moment.
+async fn there(catalog: &Catalog) -> Result<Vec<String>, ServeError> {
+    let replicas = catalog.replicas().await?;
+    Ok(replicas.iter().map(|replica| format!("{} {}", replica.id, replica.address)).collect())
+}
+
+/// Returns when the replicas are others than those: one came, or was removed.
+async fn others_than(catalog: &Catalog, known: &[String]) {
+    loop {
+        tokio::time::sleep(LOOK_WHO).await;
+        match there(catalog).await {
+            Ok(now) if now != known => return,
+            _ => {}
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{fs, io, path::PathBuf, time::Duration};
 use dtr_recovery::{BackupOptions, BackupReport, RecoveryError};
 use dtr_service::{ServiceError, spawn_detached, systemd};
 
-use crate::{ConfigError, DataDir, ReplicaConfig, ServeError, StorageConfig, open};
+use crate::{ConfigError, DataDir, ReplicaConfig, ServeError, StorageConfig, StoreConfig, open};
 
 /// How long a start may take.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -149,6 +149,8 @@ pub fn plan_destroy(dir: &DataDir, keep_storage: bool) -> Result<DestroyPlan, De
     }
     let storage = match ReplicaConfig::load(dir) {
         Ok(config) if !keep_storage => match config.storage {
+            // The other replicas go on with it, and a later one may.
+            StorageConfig::Filesystem { .. } if config.store != StoreConfig::Embedded => None,
             StorageConfig::Filesystem { root } => root,
             // A bucket is shared, and its owner empties it.
             StorageConfig::S3(_) => None,

@@ -18,7 +18,7 @@ pub use flags::{
     StoreArgs, StoreEngine, TlsArgs, UcpArgs,
 };
 pub use image::{ImageCommand, RegistryArgs};
-pub use storage::StorageArgs;
+pub use storage::{S3Args, StorageArgs};
 
 /// A container registry that can be lost and got back.
 #[derive(Debug, Parser)]
@@ -303,7 +303,7 @@ pub struct DestroyArgs {
     /// Id of the replica to destroy, to be sure that it is this one
     #[arg(long, env = "DTR_DESTROY_REPLICA_ID")]
     pub replica_id: Option<dtr_types::ReplicaId>,
-    /// Keep image content that lies outside the data directory
+    /// Keep image content that lies outside the data directory; what replicas share is always kept
     #[arg(long)]
     pub keep_storage: bool,
     /// Do not ask
@@ -356,10 +356,12 @@ pub enum BackupCommand {
         #[command(flatten)]
         decryption: DecryptionArgs,
         /// Ask the blob storage in this folder for every blob that the backup mentions
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", conflicts_with = "s3_bucket")]
         storage: Option<PathBuf>,
-        /// Read and hash every blob as well
-        #[arg(long, requires = "storage")]
+        #[command(flatten)]
+        bucket: Box<S3Args>,
+        /// Read and hash every blob of the storage as well
+        #[arg(long)]
         deep: bool,
         /// Accept only this signing key (its id, as "backup inspect" shows it)
         #[arg(long, value_name = "KEY_ID")]

@@ -13,7 +13,7 @@ use crate::failure::{Failure, Result};
 #[derive(Debug, Args)]
 pub struct StorageArgs {
     /// Folder of image content [default: inside the data directory]
-    #[arg(long, env = "DTR_STORAGE_VOLUME", value_name = "DIR", conflicts_with = "s3_bucket")]
+    #[arg(long, env = "DTR_STORAGE_VOLUME", value_name = "DIR", conflicts_with_all = ["s3_bucket", "s3_form"])]
     pub dtr_storage_volume: Option<PathBuf>,
     #[command(flatten)]
     pub s3: S3Args,
@@ -62,7 +62,7 @@ pub struct S3Args {
     #[arg(long, env = "DTR_S3_KEY_ID", value_name = "KEY", requires = "s3_encrypt")]
     pub s3_key_id: Option<String>,
     /// Form of DTR's storage settings (JSON, the fields of the s3 driver), instead of these flags
-    #[arg(long, env = "DTR_S3_FORM", value_name = "FILE", conflicts_with_all = ["s3_bucket", "dtr_storage_volume"])]
+    #[arg(long, env = "DTR_S3_FORM", value_name = "FILE", conflicts_with = "s3_bucket")]
     pub s3_form: Option<PathBuf>,
 }
 
@@ -90,7 +90,8 @@ impl StorageArgs {
 }
 
 impl S3Args {
-    fn settings(&self) -> Result<Option<S3Settings>> {
+    /// The bucket that was named, if any.
+    pub fn settings(&self) -> Result<Option<S3Settings>> {
         let settings = match (&self.s3_form, &self.s3_bucket) {
             (Some(form), _) => read_form(form)?,
             (None, Some(bucket)) => self.flags(bucket)?,

@@ -150,7 +150,8 @@ pub async fn backup<W: Write + Send + 'static>(
         let cluster = catalog.get_at(&catalog_keys::cluster(), At::Revision(at)).await?;
         let cluster = cluster.ok_or(RecoveryError::NotInstalled)?.value;
         let engine = store.status().await?.engine;
-        let header = header(&options, &cluster, &signing, engine).at(at, begun);
+        let mut header = header(&options, &cluster, &signing, engine).at(at, begun);
+        header.storage = blobs.place();
         let (catalog, blobs, options) = (catalog.clone(), blobs.clone(), options.clone());
         Job { catalog, blobs, options, cluster, begun }.run(header, signing, out).await
     };

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use dtr_archive::{Product, ReadOptions};
 use dtr_client::PageStyle;
 use dtr_recovery::{Exit, VerifyOptions};
+use dtr_replica::{DataDir, S3Settings, StorageConfig};
 use dtr_types::{SystemClock, SystemRandom};
 use serde_json::Value;
 
@@ -25,8 +26,17 @@ use crate::{
 /// `dtr backup verify|inspect|list`
 pub async fn run(command: BackupCommand) -> Result<()> {
     match command {
-        BackupCommand::Verify { file, decryption, storage, deep, signed_by, output } => {
-            let options = VerifyOptions { storage: open_storage(storage).await?, deep };
+        BackupCommand::Verify { file, decryption, storage, bucket, deep, signed_by, output } => {
+            let storage = match bucket.settings()? {
+                Some(settings) => Some(open_bucket(settings).await?),
+                None => open_storage(storage).await?,
+            };
+            if deep && storage.is_none() {
+                return Err(Failure::usage(
+                    "--deep reads the blobs: say where they are, with --storage or --s3-bucket",
+                ));
+            }
+            let options = VerifyOptions { storage, deep };
             verify(&file, &decryption, options, signed_by.as_deref(), output).await
         }
         BackupCommand::Inspect { file, decryption, output } => {
@@ -74,6 +84,13 @@ fn read_options(decryption: &DecryptionArgs) -> Result<ReadOptions> {
         product: Some(Product::Dtr),
         ..ReadOptions::default()
     })
+}
+
+async fn open_bucket(settings: S3Settings) -> Result<Arc<dyn dtr_blobs::BlobStorage>> {
+    // Without a data directory: nothing is looked for in it.
+    let nowhere = DataDir::new("");
+    let opened = dtr_replica::open_storage(&nowhere, &StorageConfig::S3(Box::new(settings))).await;
+    opened.context("cannot use the bucket")
 }
 
 async fn open_storage(folder: Option<PathBuf>) -> Result<Option<Arc<dyn dtr_blobs::BlobStorage>>> {
