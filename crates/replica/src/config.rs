@@ -12,7 +12,7 @@ use dtr_cluster::EtcdConfig;
 use dtr_types::ReplicaId;
 use serde::{Deserialize, Serialize};
 
-use crate::DataDir;
+use crate::{DataDir, NfsShare};
 
 /// Where the replica keeps image content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,11 @@ pub enum StorageConfig {
     },
     /// A bucket of an S3-compatible service, which all replicas share. Its secret is why this file is its owner's alone.
     S3(Box<S3Settings>),
+    /// A share of an NFS server, mounted beside the data directory ([`DataDir::nfs`]).
+    Nfs {
+        /// Which, and how.
+        url: NfsShare,
+    },
 }
 
 /// Where the replica keeps its metadata.

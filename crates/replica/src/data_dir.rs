@@ -70,6 +70,13 @@ impl DataDir {
         self.root.join("blobs")
     }
 
+    /// Where a share of an NFS server is mounted: beside the folder, so that nothing that is removed in it is on the share.
+    pub fn nfs(&self) -> PathBuf {
+        let mut name = self.root.clone().into_os_string();
+        name.push(".nfs");
+        name.into()
+    }
+
     /// The id of the process that serves it.
     pub fn pid_file(&self) -> PathBuf {
         self.root.join("dtr.pid")

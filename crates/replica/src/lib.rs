@@ -15,6 +15,7 @@ mod heartbeat;
 mod install;
 mod lifecycle;
 mod metadata;
+mod nfs;
 mod repair;
 mod restart;
 mod restore;
@@ -32,6 +33,7 @@ pub use lifecycle::{
     running, start, stop,
 };
 pub use metadata::{Metadata, OpenError};
+pub use nfs::{NfsShare, ShareError};
 pub use repair::{Alone, RepairError, repair, survey};
 pub use restart::Ended;
 pub use restore::{RestoreError, RestoreRequest, Restored, restore};

@@ -123,6 +123,8 @@ pub struct DestroyPlan {
     pub files: Vec<PathBuf>,
     /// Image content outside of it.
     pub storage: Option<PathBuf>,
+    /// Where a share is mounted that is to be let go; what is on it stays.
+    share: Option<PathBuf>,
 }
 
 /// Says what would be removed; refuses a folder with something in it that is not a replica's.
@@ -147,17 +149,20 @@ pub fn plan_destroy(dir: &DataDir, keep_storage: bool) -> Result<DestroyPlan, De
             files.push(entry.path());
         }
     }
-    let storage = match ReplicaConfig::load(dir) {
+    let config = ReplicaConfig::load(dir);
+    let mounts = |config: &ReplicaConfig| matches!(config.storage, StorageConfig::Nfs { .. });
+    let share = config.as_ref().is_ok_and(mounts).then(|| dir.nfs());
+    let storage = match config {
         Ok(config) if !keep_storage => match config.storage {
             // The other replicas go on with it, and a later one may.
             StorageConfig::Filesystem { .. } if config.store != StoreConfig::Embedded => None,
             StorageConfig::Filesystem { root } => root,
             // A bucket is shared, and its owner empties it.
-            StorageConfig::S3(_) => None,
+            StorageConfig::S3(_) | StorageConfig::Nfs { .. } => None,
         },
         _ => None,
     };
-    Ok(DestroyPlan { dir: dir.clone(), files, storage })
+    Ok(DestroyPlan { dir: dir.clone(), files, storage, share })
 }
 
 /// Stops the replica and removes what the plan says. Of image content outside the data directory only what is a
@@ -171,6 +176,10 @@ pub async fn destroy(plan: &DestroyPlan) -> Result<(), DestroyError> {
         for part in ["docker", "uploads"] {
             remove(&root.join(part))?;
         }
+    }
+    if let Some(share) = &plan.share {
+        let refused = |source| DestroyError::Remove { path: share.clone(), source };
+        crate::nfs::take_back(share).await.map_err(refused)?;
     }
     for file in files {
         remove(&file)?;

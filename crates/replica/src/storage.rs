@@ -22,6 +22,10 @@ pub async fn open_storage(
             open_folder(&root.clone().unwrap_or_else(|| dir.default_storage())).await
         }
         StorageConfig::S3(settings) => Ok(Arc::new(open_bucket(settings)?)),
+        StorageConfig::Nfs { url } => {
+            url.mount(&dir.nfs()).await?;
+            open_folder(&dir.nfs()).await
+        }
     }
 }
 
@@ -37,6 +41,7 @@ pub(crate) fn place(dir: &DataDir, storage: &StorageConfig) -> String {
         StorageConfig::Filesystem { root: Some(root) } => root.display().to_string(),
         StorageConfig::Filesystem { root: None } => dir.default_storage().display().to_string(),
         StorageConfig::S3(settings) => settings.to_string(),
+        StorageConfig::Nfs { url } => url.to_string(),
     }
 }
 
@@ -45,7 +50,7 @@ pub(crate) fn is_nowhere(dir: &DataDir, storage: &StorageConfig) -> bool {
     match storage {
         StorageConfig::Filesystem { root: Some(root) } => !root.exists(),
         StorageConfig::Filesystem { root: None } => !dir.default_storage().exists(),
-        StorageConfig::S3(_) => false,
+        StorageConfig::S3(_) | StorageConfig::Nfs { .. } => false,
     }
 }
 
@@ -60,6 +65,7 @@ fn open_bucket(settings: &S3Settings) -> Result<S3Storage, BlobError> {
 pub async fn check_storage(storage: &StorageConfig) -> Result<(), BlobError> {
     match storage {
         StorageConfig::Filesystem { .. } => Ok(()),
+        StorageConfig::Nfs { url } => url.check(),
         StorageConfig::S3(settings) => open_bucket(settings)?.check().await,
     }
 }

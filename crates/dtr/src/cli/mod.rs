@@ -268,7 +268,7 @@ pub struct ReconfigureArgs {
     #[arg(long, conflicts_with = "dtr_cert")]
     pub no_dtr_cert: bool,
     /// Keep image content inside the data directory again: takes back --dtr-storage-volume
-    #[arg(long, conflicts_with_all = ["dtr_storage_volume", "s3_bucket", "s3_form"])]
+    #[arg(long, conflicts_with_all = ["dtr_storage_volume", "nfs_storage_url", "s3_bucket", "s3_form"])]
     pub dtr_use_default_storage: bool,
     /// How large the file of this replica's etcd may become, in MiB; the same on all replicas
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=102_400))]

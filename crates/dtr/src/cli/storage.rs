@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use dtr_replica::{S3Settings, StorageConfig};
+use dtr_replica::{NfsShare, S3Settings, ShareError, StorageConfig};
 use dtr_types::Secret;
 
 use crate::failure::{Failure, Result};
@@ -15,6 +15,13 @@ pub struct StorageArgs {
     /// Folder of image content [default: inside the data directory]
     #[arg(long, env = "DTR_STORAGE_VOLUME", value_name = "DIR", conflicts_with_all = ["s3_bucket", "s3_form"])]
     pub dtr_storage_volume: Option<PathBuf>,
+    /// Share of an NFS server, mounted by the replica: nfs://host/path[?options]
+    #[arg(long, env = "NFS_STORAGE_URL", value_name = "URL")]
+    #[arg(conflicts_with_all = ["dtr_storage_volume", "s3_bucket", "s3_form"])]
+    pub nfs_storage_url: Option<String>,
+    /// Options of the mount, as vers=4.2,hard
+    #[arg(long, env = "NFS_OPTIONS", value_name = "OPTIONS", requires = "nfs_storage_url")]
+    pub nfs_options: Option<String>,
     #[command(flatten)]
     pub s3: S3Args,
 }
@@ -69,7 +76,7 @@ pub struct S3Args {
 impl StorageArgs {
     /// Whether any place was named.
     pub fn is_given(&self) -> bool {
-        self.dtr_storage_volume.is_some() || self.is_bucket()
+        self.dtr_storage_volume.is_some() || self.is_bucket() || self.nfs_storage_url.is_some()
     }
 
     /// Whether a bucket was named.
@@ -79,6 +86,14 @@ impl StorageArgs {
 
     /// The place that was named; without any the folder inside the data directory.
     pub fn config(&self) -> Result<StorageConfig> {
+        if let Some(url) = &self.nfs_storage_url {
+            let share: Result<NfsShare, ShareError> = url.parse();
+            let options = self.nfs_options.as_deref().unwrap_or_default();
+            let share = share.and_then(|share| share.with_options(options));
+            let url =
+                share.map_err(|error| Failure::usage(format!("--nfs-storage-url: {error}")))?;
+            return Ok(StorageConfig::Nfs { url });
+        }
         match self.s3.settings()? {
             Some(settings) => Ok(StorageConfig::S3(Box::new(settings))),
             None => {

@@ -158,7 +158,7 @@ fn storage(dir: &Path, now: &StorageConfig, args: &ReconfigureArgs) -> Result<St
         StorageConfig::Filesystem { root } => {
             root.clone().unwrap_or_else(|| DataDir::new(dir).default_storage())
         }
-        StorageConfig::S3(_) => return Ok(new),
+        StorageConfig::S3(_) | StorageConfig::Nfs { .. } => return Ok(new),
     };
     if !folder.is_dir() {
         return Err(Failure::usage(format!("{} is not a folder", folder.display())));
