@@ -131,15 +131,17 @@ impl Cluster {
         let files = |views: &[MemberView]| -> Vec<File> {
             views.iter().filter_map(|v| v.status.as_ref()).map(|s| File::of(s, quota)).collect()
         };
+        let mut forgot = false;
         if full || files(&views).iter().any(|file| file.is_crowded()) {
-            self.forget_history(&views).await?;
+            forgot = self.forget_history(&views).await?;
             views = self.members().await?;
         }
         // The leader last: whoever waits for it waits once.
         views.sort_by_key(|view| view.leader);
         for view in &views {
             let Some(status) = &view.status else { continue };
-            if File::of(status, quota).is_worth_it(full) {
+            // A full etcd commits nothing, and so does not count what was just given up.
+            if (full && forgot) || File::of(status, quota).is_worth_it(full) {
                 self.write_anew(view, &views).await?;
             }
         }
@@ -159,20 +161,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// Gives up all history that no hold keeps. Watches that have not caught up are told, and begin anew.
-    async fn forget_history(&self, views: &[MemberView]) -> Result<(), ClusterError> {
+    /// Gives up all history that no hold keeps; yields whether there was any. Watches that have not caught up are told, and
+    /// begin anew.
+    async fn forget_history(&self, views: &[MemberView]) -> Result<bool, ClusterError> {
         let store = &*self.store;
         let unavailable = |error: StoreError| ClusterError::Catalog(error.into());
         let latest = store.revision().await.map_err(unavailable)?;
+        let before = store.status().await.map_err(unavailable)?.compacted;
         let held = hold::oldest(store, self.catalog.now()).await.map_err(unavailable)?;
         let to = held.map_or(latest, |held| held.min(latest));
-        store.compact(to).await.map_err(unavailable)?;
-        let maintenance = store.maintenance();
-        for url in views.iter().filter(|v| v.status.is_some()).filter_map(MemberView::url) {
-            maintenance.compact_and_wait(url, to).await?;
+        // First where it is waited for: what was compacted already is not waited for any more. The others follow by
+        // themselves, and have their turn at the next run where they are late.
+        let leader = views.iter().find(|view| view.leader).or(views.first());
+        if let Some(url) = leader.and_then(MemberView::url) {
+            store.maintenance().compact_and_wait(url, to).await?;
         }
+        store.compact(to).await.map_err(unavailable)?;
         tracing::debug!(revision = %to, "history of the store was given up for room");
-        Ok(())
+        Ok(to > before)
     }
 
     /// Has one member write its file anew, and waits until it is well.

@@ -20,6 +20,8 @@ const FOLDERS: [&str; 5] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin",
 const LIMIT: Duration = Duration::from_secs(60);
 /// What holds unless the options say otherwise: image content is no program, and a server that is away is told at once.
 const USUAL: [&str; 4] = ["nosuid", "nodev", "noexec", "retry=0"];
+/// What mounting takes.
+const NEEDS: &str = "Mounting takes root (in a container, --cap-add SYS_ADMIN) and a system that knows NFS: see to that";
 /// How to do without all this.
 const INSTEAD: &str = "or have the share mounted by the system (/etc/fstab) and name its folder with --dtr-storage-volume";
 
@@ -126,10 +128,11 @@ impl NfsShare {
             _ => {}
         }
         tracing::info!(share = %self, at = %at.display(), "mounting");
-        run(&program, &self.arguments(at)).await.map_err(|why| refused(format!(
-            "it cannot be mounted: {why}. Mounting takes root (in a container, --cap-add SYS_ADMIN) and a system that knows NFS: \
-             see to that, {INSTEAD}"
-        )))?;
+        if let Err(why) = run(&program, &self.arguments(at)).await {
+            // Empty, as nothing was mounted; made again the next time.
+            drop(fs::remove_dir(at));
+            return Err(refused(format!("it cannot be mounted: {why}. {NEEDS}, {INSTEAD}")));
+        }
         match mounted(at).map_err(file)? {
             Some(_) => Ok(()),
             // A local folder in its place would take what belongs onto the share.
