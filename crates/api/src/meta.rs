@@ -173,7 +173,11 @@ pub(crate) async fn cluster_status(
     let _permit = auth::system(&state, &asking, Operation::ViewClusterStatus).await?;
     let members = members(&state).await;
     if let Err(error) = state.catalog.store().revision().await {
-        return Ok(Json(without_store(&state, &members, &error.to_string()).await));
+        let problem = match &state.cluster {
+            Some(_) => Cluster::unavailable(&error),
+            None => error.to_string(),
+        };
+        return Ok(Json(without_store(&state, &members, &problem).await));
     }
     let now = state.catalog.now();
     let settings = state.catalog.settings().await?;

@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex};
 
 use dtr_blobs::{BlobError, SharedBlobs};
 use dtr_catalog::{Catalog, CatalogError};
+use dtr_store::StoreError;
 use dtr_store_etcd::{AdminError, EtcdStore, MemberFacts, MemberStatus};
 use dtr_transport::pki::PkiError;
 use dtr_types::ReplicaId;
@@ -113,6 +114,15 @@ impl Cluster {
         let (store, own_members) = (Arc::clone(engine.store()), engine.has_member());
         let (quota, trouble) = (engine.quota(), Arc::default());
         Self { catalog, blobs, store, here, own_members, quota, trouble }
+    }
+
+    /// Why the store does not answer, in words: the error tells of the member that was asked last, whichever that was.
+    pub fn unavailable(error: &StoreError) -> String {
+        if error.may_retry() {
+            format!("no majority of the members of etcd follows a leader: {error}")
+        } else {
+            error.to_string()
+        }
     }
 
     /// The members of etcd, each asked how it is.

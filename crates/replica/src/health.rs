@@ -64,7 +64,10 @@ impl Health {
 
     async fn check(&self) -> Option<String> {
         if let Err(error) = self.catalog.store().revision().await {
-            return Some(format!("store: {error}"));
+            return Some(match &self.cluster {
+                Some(_) => format!("store: {}", Cluster::unavailable(&error)),
+                None => format!("store: {error}"),
+            });
         }
         self.blobs.health().await.problem.map(|problem| format!("blob storage: {problem}"))
     }
