@@ -3,15 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use dtr_catalog::{
-    Catalog, keys,
-    records::{CertificateRecord, Settings},
-};
+use dtr_catalog::{Catalog, keys, records::Settings};
 use dtr_identity::{Actor, BuiltIn, Remote, ServiceForm};
 use dtr_store::{StoreError, WatchBatch, Watcher};
 use dtr_transport::{
     ExternalHost,
-    pki::{PkiError, ServerCertificate, SubjectNames},
+    pki::{PkiError, SubjectNames},
     tls::ServerTls,
 };
 use tokio::sync::Notify;
@@ -32,6 +29,21 @@ const RENEW: Duration = Duration::from_secs(12 * 60 * 60);
 pub(crate) fn names(config: &ReplicaConfig, external: &str) -> Result<SubjectNames, PkiError> {
     let names = SubjectNames::local().with_url(&config.address)?;
     if external.is_empty() { Ok(names) } else { names.with_host(external) }
+}
+
+/// The same, and those of all replicas: they share one certificate, and each makes it anew where it lacks a name.
+pub(crate) async fn shared_names(
+    catalog: &Catalog,
+    config: &ReplicaConfig,
+    external: &str,
+) -> Result<SubjectNames, ServeError> {
+    let mut all = names(config, external)?;
+    for replica in catalog.replicas().await? {
+        if let Ok(more) = all.clone().with_url(&replica.address) {
+            all = more;
+        }
+    }
+    Ok(all)
 }
 
 /// What follows the store.
@@ -69,23 +81,23 @@ impl Follower {
     async fn watch(&self) -> Result<(), StoreError> {
         let from = self.catalog.store().revision().await?.next();
         // What was stored before the watch began.
-        self.apply(true).await;
+        self.apply().await;
         let certificate = keys::certificate(assets::WEB);
         let settings = keys::settings();
         let mut certificates = self.one(certificate.bytes(), from).await?;
         let mut settings = self.one(settings.bytes(), from).await?;
         loop {
-            let (batch, whole): (Option<Result<WatchBatch, StoreError>>, bool) = tokio::select! {
-                batch = certificates.next() => (batch, false),
-                batch = settings.next() => (batch, true),
+            let batch: Option<Result<WatchBatch, StoreError>> = tokio::select! {
+                batch = certificates.next() => batch,
+                batch = settings.next() => batch,
                 () = tokio::time::sleep(RENEW) => {
-                    self.apply(true).await;
+                    self.apply().await;
                     continue;
                 }
             };
             let Some(batch) = batch else { return Ok(()) };
             batch?;
-            self.apply(whole).await;
+            self.apply().await;
         }
     }
 
@@ -94,24 +106,18 @@ impl Follower {
         self.catalog.store().watch(key, &end, from).await
     }
 
-    /// Serves what the store says. With `whole`, a certificate of our own is made anew where it lacks a name or ends soon;
-    /// one that is there no more is made anew in any case.
-    async fn apply(&self, whole: bool) {
-        if let Err(error) = self.try_apply(whole).await {
+    /// Serves what the store says. A certificate of our own is made anew where it lacks a name, ends soon, or is there no more.
+    async fn apply(&self) {
+        if let Err(error) = self.try_apply().await {
             tracing::error!(%error, "what is stored of address and certificate cannot be served; the former goes on");
         }
     }
 
-    async fn try_apply(&self, whole: bool) -> Result<(), ServeError> {
+    async fn try_apply(&self) -> Result<(), ServeError> {
         let Settings { dtr_host, .. } = self.catalog.settings().await?;
         self.external.set(&dtr_host);
-        let found = self.catalog.get(&keys::certificate(assets::WEB)).await?.map(|f| f.value);
-        let certificate = match found {
-            Some(CertificateRecord { certificate, private_key, .. }) if !whole => {
-                ServerCertificate { chain_pem: certificate, key_pem: private_key }
-            }
-            _ => assets::web_certificate(&self.catalog, &names(&self.config, &dtr_host)?).await?,
-        };
+        let names = shared_names(&self.catalog, &self.config, &dtr_host).await?;
+        let certificate = assets::web_certificate(&self.catalog, &names).await?;
         self.tls.exchange(&certificate)?;
         if let Some(dir) = &self.remember {
             assets::remember(dir, &certificate);

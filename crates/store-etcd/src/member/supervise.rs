@@ -109,8 +109,9 @@ fn spawn(options: &MemberOptions, begun: bool) -> Result<Child, MemberError> {
     let failed = |source| MemberError::Program { program: options.program.clone(), source };
     let mut child = Command::new(&options.program)
         .args(options.arguments(begun))
-        // Its environment could set any of its flags.
+        // Its environment could set any of its flags; without PATH it would be looked for in /bin and /usr/bin alone.
         .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
