@@ -62,7 +62,7 @@ user root;
 worker_processes 1;
 events {}
 http {
-    log_format who '$request_method $upstream_addr';
+    log_format who '\$request_method \$upstream_addr';
     access_log $WORK/nginx/access who;
     client_body_temp_path $WORK/nginx/body;
     proxy_temp_path $WORK/nginx/proxy;

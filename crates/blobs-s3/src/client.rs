@@ -24,6 +24,9 @@ use crate::{S3Settings, error, layout::Layout};
 /// told to the client while it still listens.
 const RETRIES: usize = 12;
 const RETRY_FOR: Duration = Duration::from_secs(30);
+/// How often a blob's name is tried that other requests for it keep busy, and the first pause; each is twice the last.
+const CONFLICT_TRIES: u32 = 6;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
 /// Memory for content on its way to the service, of all uploads together.
 const POOL: usize = 128 * 1024 * 1024;
 /// The measure in which it is given out.
@@ -177,9 +180,35 @@ impl Bucket {
 
     /// Writes a blob.
     pub(crate) async fn put_blob(&self, key: &Path, payload: PutPayload) -> Result<(), BlobError> {
-        let options = PutOptions { attributes: self.attributes(), ..PutOptions::default() };
-        let put = self.store.put_opts(key, payload, options).await;
-        put.map(drop).map_err(|e| self.failed("write", key, e))
+        let put = self.unless_another(|| {
+            let options = PutOptions { attributes: self.attributes(), ..PutOptions::default() };
+            self.store.put_opts(key, payload.clone(), options)
+        });
+        put.await.map(drop).map_err(|e| self.failed("write", key, e))
+    }
+
+    /// Makes a blob of an object.
+    pub(crate) async fn copy_blob(&self, from: &Path, key: &Path) -> Result<(), BlobError> {
+        let copied =
+            self.unless_another(|| object_store::ObjectStoreExt::copy(&self.store, from, key));
+        copied.await.map_err(|e| self.failed(&format!("copy {from} to"), key, e))
+    }
+
+    /// Does it again where the service says "conflict": another request for the same name runs. Services refuse one of two
+    /// with that, and every request for a blob's name writes the same bytes.
+    async fn unless_another<T, F>(&self, request: impl Fn() -> F) -> object_store::Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let mut pause = CONFLICT_PAUSE;
+        for _ in 1..CONFLICT_TRIES {
+            match request().await {
+                Err(object_store::Error::AlreadyExists { .. }) => tokio::time::sleep(pause).await,
+                done => return done,
+            }
+            pause *= 2;
+        }
+        request().await
     }
 
     /// Writes an object unless there is one; says whether it did. Services that cannot do that in one step are asked first.
@@ -332,8 +361,10 @@ impl Bucket {
         multipart: &str,
         parts: Vec<PartId>,
     ) -> Result<(), BlobError> {
-        let done = self.store.complete_multipart(key, &multipart.to_owned(), parts).await;
-        done.map(drop).map_err(|e| self.failed("complete", key, e))
+        let multipart = multipart.to_owned();
+        let done =
+            self.unless_another(|| self.store.complete_multipart(key, &multipart, parts.clone()));
+        done.await.map(drop).map_err(|e| self.failed("complete", key, e))
     }
 
     /// Gives up a multipart upload, of which there may be nothing left.

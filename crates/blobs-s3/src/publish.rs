@@ -148,10 +148,7 @@ pub(crate) async fn publish(
     let blob = bucket.layout.blob(digest);
     match pieces.as_slice() {
         [] => bucket.put_blob(&blob, Bytes::new().into()).await,
-        [(piece, _)] if !bucket.has_class() => {
-            let copied = bucket.store.copy(piece, &blob).await;
-            copied.map_err(|e| bucket.failed(&format!("copy {piece} to"), &blob, e))
-        }
+        [(piece, _)] if !bucket.has_class() => bucket.copy_blob(piece, &blob).await,
         _ => {
             // It goes on to its end whether or not somebody still waits for it.
             let made = tokio::spawn(assemble(
