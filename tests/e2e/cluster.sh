@@ -112,12 +112,19 @@ mend 3
 ok "mended, it goes on" wait_for 30 is_well 3
 same "with what it missed" "$image" "$(digest_at 3 without-three)"
 
+token=$(curl -sk -u "admin:$password" "$(url 1)/auth/token?service=registry&scope=repository:admin/app:pull" | jq -r .token)
+pull() { curl -sk --max-time 10 -o "$WORK/pulled" -w '%{http_code}' -H "Authorization: Bearer $token" -H 'accept: */*' "$(url 1)/v2/admin/app/$1"; }
 kill_machine 2
 kill_machine 3
 refuses() { [ "$(code --max-time 10 -X POST "$(url 1)/v2/admin/app/blobs/uploads/")" = 503 ]; }
 ok "two of three die: writes are refused" wait_for 15 refuses
 quick() { timeout 2 curl -sk -D - -o /dev/null -u "admin:$password" -X POST "$(url 1)/v2/admin/app/blobs/uploads/" | grep -qi '^retry-after'; }
-ok "at once, with the time to try again" quick
+ok "at once, with the time to try again" wait_for 10 quick
+same "who has a token pulls on by digest: a manifest" "200 $image" "$(pull "manifests/$image") sha256:$(sha256sum <"$WORK/pulled" | cut -d' ' -f1)"
+layer=$(jq -r '.layers[0].digest' "$WORK/pulled")
+same "and content" "200 $layer" "$(pull "blobs/$layer") sha256:$(sha256sum <"$WORK/pulled" | cut -d' ' -f1)"
+same "what a tag is now nobody knows" 503 "$(pull manifests/first)"
+same "nor whether a password is still good" 503 "$(code "$(url 1)/v2/admin/app/manifests/$image")"
 ok "_ping says why" sh -c "curl -sk $(url 1)/_ping | grep -q leader"
 same "and so does the status" true "$(status 1 | jq '.store.problem | contains("leader")')"
 kill_machine 1

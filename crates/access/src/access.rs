@@ -134,6 +134,14 @@ impl Access {
             && !token.expose().contains('.')
     }
 
+    /// Whether an `Authorization` header holds a token of `/auth/token`, which says by itself what it is good for, and ends
+    /// soon. It is not looked at whether it does.
+    pub fn is_issued_token(header: &str) -> bool {
+        let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header, ""));
+        let is_issued = !AccessTokens::is_token(&Secret::new(rest.trim())) && rest.contains('.');
+        scheme.eq_ignore_ascii_case("bearer") && is_issued
+    }
+
     /// Whether an `Authorization` header holds a name and a password, and no access token in place of it.
     pub fn is_password_header(header: &str) -> bool {
         let (scheme, _) = header.trim().split_once(' ').unwrap_or((header, ""));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dtr_store::{At, KeyValue, Outcome, SharedStore, StoreExt as _, Transaction};
+use dtr_store::{At, Expect, KeyValue, Outcome, SharedStore, StoreExt as _, Transaction};
 use dtr_types::{Clock, Random, Revision, Timestamp};
 
 use crate::{
@@ -55,6 +55,12 @@ impl std::fmt::Debug for Catalog {
 impl Catalog {
     /// Over a store, with the time and the randomness to use.
     pub fn new(store: SharedStore, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        for prefix in keys::FEW {
+            store.expect(prefix, Expect::Few);
+        }
+        for prefix in keys::SELDOM_READ {
+            store.expect(prefix, Expect::SeldomRead);
+        }
         Self { inner: Arc::new(Inner { store, clock, random }) }
     }
 

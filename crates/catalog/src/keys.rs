@@ -193,6 +193,12 @@ kinds! {
     Event = "e/", "event", Some("metadata/events");
 }
 
+/// Tables with mostly few keys, in which nearly all that is looked for is absent.
+pub(crate) const FEW: [&[u8]; 5] = [b"u/", b"x/", b"md/", b"ms/", b"lu/"];
+
+/// Tables that are written all the time, and read when somebody asks for history.
+pub(crate) const SELDOM_READ: [&[u8]; 3] = [b"e/", b"er/", b"gc/"];
+
 fn key<T: Record>(parts: &[&str]) -> Key<T> {
     Key::new(join(T::KIND.prefix(), parts))
 }

@@ -16,8 +16,8 @@ use crate::{
     member_name,
 };
 
-/// How often the members are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the members are looked at: some times while a replica that is removed is still let in (`remove`).
+const LOOK: Duration = Duration::from_secs(1);
 /// How often a learner asks for its vote.
 const ASK: Duration = Duration::from_millis(200);
 /// How often the certificate is looked at although nothing changed.

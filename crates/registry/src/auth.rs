@@ -11,6 +11,7 @@ use axum::{
 };
 use dtr_access::{Caller, Denied, Limits, Operation};
 use dtr_catalog::records::{Repository, Visibility};
+use dtr_store::together::is_lately;
 use dtr_transport::RequestInfo;
 use dtr_types::{RepositoryId, RepositoryName};
 
@@ -152,7 +153,9 @@ impl Asked<'_> {
             scope.push_str(&format!(" repository:{source}:pull"));
         }
         let Some(repository) = found else {
+            // That stores something, so it is not decided by what was true lately.
             if operation == Operation::Push
+                && !is_lately()
                 && let Some(made) = self.create_on_push(name, &scope).await?
             {
                 return Ok(made);

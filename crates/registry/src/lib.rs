@@ -12,6 +12,7 @@ mod auth;
 mod blobs;
 mod error;
 mod fresh;
+mod freshness;
 mod listing;
 mod manifests;
 mod recorder;
@@ -25,7 +26,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
@@ -147,7 +148,7 @@ impl Registry {
 async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     let is_head = request.method() == Method::HEAD;
     let mut user = None;
-    let mut response = match answer(&registry, request, &mut user).await {
+    let mut response = match freshness::answer(&registry, request, &mut user).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     };
@@ -182,11 +183,9 @@ async fn answer(
     let method = request.method().clone();
     let allowed = endpoint.as_ref().map_or("", Endpoint::methods);
     match (endpoint, method.as_str()) {
-        (None, _) => Err(OciError::new(
-            axum::http::StatusCode::NOT_FOUND,
-            "UNSUPPORTED",
-            "there is no such endpoint",
-        )),
+        (None, _) => {
+            Err(OciError::new(StatusCode::NOT_FOUND, "UNSUPPORTED", "there is no such endpoint"))
+        }
         (Some(Endpoint::Base), "GET" | "HEAD") => asked.base(),
         (Some(Endpoint::Catalog), "GET" | "HEAD") => listing::catalog(&asked, request).await,
         (Some(Endpoint::Tags(name)), "GET" | "HEAD") => listing::tags(&asked, name, request).await,

@@ -14,8 +14,9 @@ use tokio::sync::Notify;
 
 /// How often what was gathered is stored.
 const EVERY: Duration = Duration::from_secs(2);
-/// Events that wait at most; more are counted, not recorded.
-const EVENTS_MAX: usize = 10_000;
+/// Events that wait at most; more are counted, not recorded. A thousand machines that pull at once would else fill the store
+/// with what nobody reads.
+const EVENTS_MAX: usize = 256;
 
 #[derive(Default)]
 struct Gathered {

@@ -12,6 +12,7 @@ use axum::{
 };
 use dtr_access::{Access, Action, Caller, NewAccessToken, Operation, Scope};
 use dtr_catalog::records::TokenOrigin;
+use dtr_store::together;
 use dtr_transport::RequestInfo;
 use dtr_types::{RepositoryName, Secret};
 use serde::Deserialize;
@@ -46,7 +47,7 @@ pub(crate) async fn get(
         let service = value("service").unwrap_or_default();
         grant(&registry, &caller, scopes, service, client, wants_refresh, &parts.headers).await
     };
-    match answer.await {
+    match together(answer).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
@@ -130,7 +131,7 @@ pub(crate) async fn post(
         let client = form.client_id.as_str();
         grant(&registry, &caller, scopes, &form.service, client, wants_refresh, &headers).await
     };
-    match answer.await {
+    match together(answer).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }

@@ -16,7 +16,7 @@ use dtr_catalog::{
     Catalog, LinkCheck, Versioned,
     records::{Repository, UploadRecord},
 };
-use dtr_store::Transaction;
+use dtr_store::{Transaction, together::inherit};
 use dtr_types::{Algorithm, Digest, Hasher, RepositoryName, UploadId};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
@@ -258,7 +258,7 @@ impl Drop for Writing {
 async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, OciError>> + Send + 'static,
 ) -> Result<T, OciError> {
-    tokio::spawn(work).await.unwrap_or_else(|_| {
+    tokio::spawn(inherit(work)).await.unwrap_or_else(|_| {
         Err(OciError::unavailable("the upload was interrupted; ask for its status and go on"))
     })
 }

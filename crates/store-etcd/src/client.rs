@@ -17,6 +17,9 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(300);
 
+/// How long after a connection to the first endpoint was left, that is tried again while another one is used.
+const HOME: Duration = Duration::from_secs(5);
+
 /// The members of one etcd cluster.
 pub(crate) struct Client {
     endpoints: Vec<Endpoint>,
@@ -27,6 +30,7 @@ pub(crate) struct Client {
     trouble: Mutex<Option<Instant>>,
     /// The etcd cluster that the first connection was to; another one is never used.
     cluster: Mutex<Option<u64>>,
+    me: std::sync::Weak<Self>,
 }
 
 struct Current {
@@ -35,6 +39,8 @@ struct Current {
     /// Counts connections, so that of many calls that fail on one, only the first gives it up.
     generation: u64,
     connection: Option<Connection>,
+    /// When the first endpoint was last tried.
+    home: Instant,
 }
 
 /// A call that waits for its answer: how an attempt is made on a connection.
@@ -84,19 +90,23 @@ impl Call for KeepAlive {
 }
 
 impl Client {
-    pub(crate) fn new(options: &Options) -> Result<Self, ConnectError> {
+    pub(crate) fn new(options: &Options) -> Result<Arc<Self>, ConnectError> {
         if options.endpoints.is_empty() {
             return Err(ConnectError::NoEndpoints);
         }
         let endpoints = options.endpoints.iter().map(|text| Endpoint::parse(text));
-        Ok(Self {
-            endpoints: endpoints.collect::<Result<_, _>>()?,
+        let endpoints = endpoints.collect::<Result<_, _>>()?;
+        let tls = RwLock::new(options.tls.config()?);
+        let current = Current { at: 0, generation: 0, connection: None, home: Instant::now() };
+        Ok(Arc::new_cyclic(|me| Self {
+            endpoints,
             timing: options.timing,
-            tls: RwLock::new(options.tls.config()?),
-            current: tokio::sync::Mutex::new(Current { at: 0, generation: 0, connection: None }),
+            tls,
+            current: tokio::sync::Mutex::new(current),
             trouble: Mutex::new(None),
             cluster: Mutex::new(options.cluster_id),
-        })
+            me: me.clone(),
+        }))
     }
 
     /// Uses other certificates from the next connection on.
@@ -210,10 +220,17 @@ impl Client {
             current.connection = None;
         }
         let at = current.at;
-        if let Some(connection) = &current.connection {
-            return Ok((current.generation, &self.endpoints[at].url, connection.clone()));
+        if let Some(connection) = current.connection.clone() {
+            if at != 0 && current.home.elapsed() > HOME {
+                current.home = Instant::now();
+                self.go_home();
+            }
+            return Ok((current.generation, &self.endpoints[at].url, connection));
         }
         current.generation += 1;
+        if at == 0 {
+            current.home = Instant::now();
+        }
         match self.open(&self.endpoints[at]).await {
             Ok(connection) => {
                 tracing::debug!(endpoint = self.endpoints[at].url, "connected to etcd");
@@ -225,6 +242,21 @@ impl Client {
                 Err(fault)
             }
         }
+    }
+
+    /// Tries the first endpoint again, which is the nearest: what another one was used for may be over.
+    fn go_home(&self) {
+        let Some(me) = self.me.upgrade() else { return };
+        tokio::spawn(async move {
+            match me.open(&me.endpoints[0]).await {
+                Ok(connection) => {
+                    let mut current = me.current.lock().await;
+                    current.generation += 1;
+                    (current.at, current.connection) = (0, Some(connection));
+                }
+                Err(fault) => tracing::debug!(?fault, "the first endpoint is not there yet"),
+            }
+        });
     }
 
     async fn open(&self, endpoint: &Endpoint) -> Result<Connection, Fault> {
@@ -265,6 +297,12 @@ impl Client {
             }
         }
         Err(fault)
+    }
+
+    /// A connection of its own to a certain member of this cluster that votes.
+    pub(crate) async fn apart(&self, url: &str) -> Result<Connection, Fault> {
+        let endpoint = Endpoint::parse(url).map_err(|e| Fault::NotDone(e.to_string()))?;
+        self.open(&endpoint).await
     }
 
     /// A connection to a certain member, learner or not.

@@ -132,7 +132,14 @@ impl EtcdStore {
         // etcd tells the changes of a revision in the order of the operations.
         transaction.writes.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         check(&transaction, &self.limits)?;
-        self.apply(&transaction).await
+        let outcome = self.apply(&transaction).await;
+        match &outcome {
+            Ok(Outcome::Committed(revision) | Outcome::Conflict { revision, .. }) => {
+                self.fresh.answered(*revision);
+            }
+            Err(_) => self.fresh.doubted(),
+        }
+        outcome
     }
 
     /// Fills the store: puts that nobody reads yet, in transactions that have nothing in them but puts and so may be

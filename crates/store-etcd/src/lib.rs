@@ -6,8 +6,8 @@
 //! starts an etcd of our own and watches over it.
 //!
 //! Files, in the order of a call: `client` (which member, how long), `connection` (one member), `wire` (messages), `fault`
-//! (what an error means); `commit` with `slots` (how lost answers are settled), `read` with `view` (how reads share their
-//! round trips), `watch`.
+//! (what an error means); `commit` with `slots` (how lost answers are settled), `read` with `view` and `fresh` (how reads
+//! share their round trips), `watch`.
 //!
 //! # What is ours in etcd
 //! - `<prefix>k<key>`: the keys of the store.
@@ -25,6 +25,7 @@ mod client;
 mod commit;
 mod connection;
 mod fault;
+mod fresh;
 mod maintenance;
 mod members;
 mod read;
@@ -41,14 +42,15 @@ use std::{
 
 use bytes::Bytes;
 use dtr_store::{
-    At, KeyValue, LeaseId, Limits, Outcome, Page, Range, Status, Store, StoreError, Transaction,
-    Watcher,
+    At, Expect, KeyValue, LeaseId, Limits, Outcome, Page, Range, Status, Store, StoreError,
+    Transaction, Watcher,
 };
 use dtr_types::{Random, Revision, SystemRandom};
 
 use client::{Client, KeepAlive};
 pub use connection::Timing;
 use fault::Fault;
+use fresh::Fresh;
 pub use maintenance::{AdminError, Alarm, AlarmKind, Maintenance, MemberStatus, SnapshotStatus};
 pub use members::{MemberFacts, Members};
 use slots::Slots;
@@ -187,6 +189,7 @@ pub struct EtcdStore {
     page_hint: AtomicUsize,
     index: Index,
     view: View,
+    fresh: Fresh,
     feeds: Feeds,
     /// Closed with the store.
     open: tokio::sync::watch::Sender<()>,
@@ -268,7 +271,7 @@ impl EtcdStore {
             }
             name => name.to_owned(),
         };
-        let client = Arc::new(Client::new(options)?);
+        let client = Client::new(options)?;
         let (floor, open) = (Arc::<AtomicU64>::default(), tokio::sync::watch::Sender::new(()));
         let feeds = Feeds {
             client: client.clone(),
@@ -280,6 +283,7 @@ impl EtcdStore {
         Ok(Arc::new(Self {
             index: Index::new(client.clone(), keys.clone()),
             view: View::new(options.view_bytes_max),
+            fresh: Fresh::new(),
             feeds,
             client,
             slots: Slots::new(keys.session(&session), &*options.random),
@@ -361,7 +365,7 @@ impl EtcdStore {
     /// How the view does: what was read lately, kept up to date by a watch, from which reads of the latest state are answered
     /// after one question to etcd that all who read at a time share.
     pub fn view(&self) -> ViewStatus {
-        self.view.status()
+        ViewStatus { asked: self.index.asked(), ..self.view.status() }
     }
 
     fn following(&self) -> Following {
@@ -382,7 +386,11 @@ impl EtcdStore {
         let _one = self.slots.settling.lock().await;
         while let Some(doubt) = self.slots.doubt() {
             match commit::fence(&self.client, &self.slots, &doubt).await {
-                Ok(fenced) => self.slots.settled(&doubt, fenced.modified()),
+                Ok(fenced) => {
+                    // Before anybody may read on.
+                    self.fresh.doubted();
+                    self.slots.settled(&doubt, fenced.modified());
+                }
                 Err(fault) => {
                     let StoreError::Unavailable { reason } = fault.into() else {
                         return Err(StoreError::Unavailable { reason: "etcd is full".to_owned() });
@@ -464,7 +472,7 @@ impl Store for EtcdStore {
         let (method, message) = (wire::method::LEASE_REVOKE, wire::LeaseRequest { id: lease.0 });
         let call = client::Unary { method, message, leader: true, answer };
         let deadline = self.client.deadline();
-        match self.client.run(&call, false, deadline).await {
+        let revoked = match self.client.run(&call, false, deadline).await {
             Ok(_) => Ok(()),
             // It may have been revoked: then it is not there any more, and that is what was asked for.
             Err(Fault::Doubt(_)) => match self.client.run(&call, true, deadline).await {
@@ -472,7 +480,14 @@ impl Store for EtcdStore {
                 Err(fault) => Err(fault.into()),
             },
             Err(fault) => Err(fault.into()),
-        }
+        };
+        // Its keys are gone, at a revision that the answer does not tell.
+        self.fresh.doubted();
+        revoked
+    }
+
+    fn expect(&self, prefix: &[u8], what: Expect) {
+        self.view.expect(prefix, what);
     }
 
     async fn status(&self) -> Result<Status, StoreError> {

@@ -1,7 +1,8 @@
 //! Reading: one key, or a page, at the latest revision or an earlier one; and from where on reading is possible.
 //!
 //! The latest state is read linearizably: etcd asks a majority. An earlier state is the same on every member that has it,
-//! so any member answers at once; if it lags behind, it is asked to catch up.
+//! so any member answers at once; if it lags behind, it is asked to catch up. Where what is known is enough
+//! ([`together::as_known`]), a member answers with the latest state that it has.
 //!
 //! What can be read: etcd keeps the state *at* the revision it was compacted at, but 3.4 and older releases of 3.5 lose
 //! that revision's deletions from what a watch is told. So we compact etcd one revision earlier than we are asked to: what
@@ -10,13 +11,13 @@
 
 use std::sync::atomic::Ordering;
 
-use dtr_store::{At, KeyValue, Page, Range, StoreError};
+use dtr_store::{At, KeyValue, Page, Range, StoreError, together};
 use dtr_types::Revision;
 
 use crate::{
     EtcdStore,
     fault::Fault,
-    view::Answer,
+    view::{Answer, FEW},
     wire::{self, RangeRequest, RangeResponse, method},
 };
 
@@ -38,12 +39,13 @@ impl EtcdStore {
         key: &[u8],
         at: At,
     ) -> Result<Option<KeyValue>, StoreError> {
-        if at != At::Latest || self.view.is_off() {
+        if at != At::Latest || self.view.is_off() || together::is_as_known() {
             return self.ask_one(key, at).await;
         }
         let confirmed = self.confirm().await?;
         match self.view.get(key, confirmed).await {
             Answer::Known(found) => Ok(found),
+            Answer::Unknown(_) if self.view.few(key).is_some() => self.read_of_few(key).await,
             Answer::Unknown(unknown) => match self.ask_one(key, unknown.at.into()).await {
                 Ok(found) => {
                     let end = [key, b"\0"].concat().into();
@@ -57,11 +59,35 @@ impl EtcdStore {
         }
     }
 
-    /// The latest revision, with nothing in doubt any more; and the view follows.
+    /// One key of those below a prefix that are few: all of them are read, so that all of them are known.
+    async fn read_of_few(&self, key: &[u8]) -> Result<Option<KeyValue>, StoreError> {
+        let Some(prefix) = self.view.few(key) else { return self.ask_one(key, At::Latest).await };
+        let range = Range {
+            end: dtr_store::prefix_end(&prefix),
+            start: prefix.clone(),
+            limit: FEW,
+            keys_only: false,
+            at: At::Latest,
+        };
+        let page = self.read_page(range).await?;
+        if page.more {
+            self.view.many(&prefix);
+            return self.ask_one(key, At::Latest).await;
+        }
+        Ok(page.items.into_iter().find(|kv| kv.key == key))
+    }
+
+    /// A revision that is as late as a read of the latest state must be, with nothing in doubt any more; and the view follows.
     async fn confirm(&self) -> Result<Revision, StoreError> {
         self.settle().await?;
         self.view.follow(|| self.following());
-        self.latest().await.map_err(StoreError::from)
+        let asked = match self.fresh.known() {
+            Ok(known) => return Ok(known),
+            Err(asked) => asked,
+        };
+        let latest = self.latest().await.map_err(StoreError::from)?;
+        self.fresh.confirmed(&asked, latest);
+        Ok(latest)
     }
 
     async fn ask_one(&self, key: &[u8], at: At) -> Result<Option<KeyValue>, StoreError> {
@@ -72,7 +98,7 @@ impl EtcdStore {
     }
 
     pub(crate) async fn read_page(&self, range: Range) -> Result<Page, StoreError> {
-        if range.at != At::Latest || self.view.is_off() {
+        if range.at != At::Latest || self.view.is_off() || together::is_as_known() {
             return self.ask_page(range).await;
         }
         let confirmed = self.confirm().await?;
@@ -164,6 +190,7 @@ impl EtcdStore {
         at: At,
     ) -> Result<Result<RangeResponse, ()>, StoreError> {
         match at {
+            At::Latest if together::is_as_known() => request.serializable = true,
             At::Latest => self.settle().await?,
             At::Revision(asked) => {
                 let floor = self.floor.load(Ordering::Acquire);
@@ -187,7 +214,12 @@ impl EtcdStore {
             self.client.call(method::RANGE, request).await
         };
         match (answer, at) {
-            (Ok(answer), _) => Ok(Ok(answer)),
+            (Ok(answer), at) => {
+                if at == At::Latest {
+                    self.fresh.seen(revision_of(&answer));
+                }
+                Ok(Ok(answer))
+            }
             (Err(Fault::AnswerTooLong), _) => Ok(Err(())),
             (Err(Fault::Compacted), At::Revision(asked)) => {
                 let oldest = self.oldest().await?;

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use dtr_store::{At, Store as _, StoreError};
+use dtr_store::{At, Store as _, StoreError, together::as_known};
 use dtr_store_etcd::{
     AdminError, EtcdStore,
     member::{Initial, Member},
@@ -116,6 +116,10 @@ async fn a_survivor_goes_on_alone() {
     // What is past can be read as before.
     let found = store.get(b"k", At::Revision(acknowledged)).await.expect("an answer");
     assert_eq!(found.expect("is there").value, "1");
+    // And what is known, where that is enough.
+    let found = as_known(store.get(b"k", At::Latest)).await.expect("an answer");
+    assert_eq!(found.expect("is there").value, "1");
+    assert!(matches!(store.get(b"k", At::Latest).await, Err(StoreError::Unavailable { .. })));
     let member = three.members[0].take().expect("is there");
     let mut options = member.options().clone();
     member.stop().await;

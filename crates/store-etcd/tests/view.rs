@@ -10,7 +10,8 @@ use std::sync::{
 
 use bytes::Bytes;
 use dtr_store::{
-    At, Range, Store as _, StoreError, StoreExt as _, Transaction, model_test::Dice, prefix_end,
+    At, Expect, Range, Store as _, StoreError, StoreExt as _, Transaction, model_test::Dice,
+    prefix_end, together, together::TOGETHER_MAX,
 };
 use dtr_store_etcd::EtcdStore;
 use support::{Etcd, must_put, open, proxy::Proxy, put, until};
@@ -92,6 +93,107 @@ async fn nothing_old_is_read() {
     }
     for reader in readers {
         assert!(reader.view().answered > 50, "{:?}", reader.view());
+    }
+}
+
+/// Reads that belong together ask once, and yet see what this process has committed meanwhile, also in another task, what a
+/// conflict tells of, and what was acknowledged to anybody before the first of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn together_is_as_good_as_one_by_one() {
+    let etcd = Etcd::start().await;
+    let (store, other) = (etcd.store().await, etcd.store().await);
+    until("the view to follow", async || {
+        number(&store, "k").await.is_ok() && store.view().answered > 0
+    })
+    .await;
+    for round in 1..200_u64 {
+        must_put(&other, "theirs", &round.to_string()).await;
+        together(async {
+            assert_eq!(number(&store, "theirs").await.ok(), Some(round));
+            let (mine, at) = (store.clone(), round.to_string());
+            tokio::spawn(async move { must_put(&mine, "mine", &at).await }).await.expect("is put");
+            assert_eq!(
+                number(&store, "mine").await.ok(),
+                Some(round),
+                "committed by a task of its own"
+            );
+            let found =
+                store.get(b"theirs", At::Latest).await.expect("an answer").expect("is there");
+            must_put(&other, "theirs", &(round + 1000).to_string()).await;
+            let late =
+                Transaction::new().if_modified_at("theirs", found.modified).put("theirs", "0");
+            let outcome = store.commit(late).await.expect("an answer");
+            assert!(outcome.committed().is_none(), "{outcome:?}");
+            let theirs = number(&store, "theirs").await.ok();
+            assert_eq!(theirs, Some(round + 1000), "after a conflict");
+        })
+        .await;
+    }
+}
+
+/// However much is read by one request, it asks once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn together_asks_once() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store().await;
+    must_put(&store, "k", "1").await;
+    until("the view to follow", async || {
+        number(&store, "k").await.is_ok() && store.view().answered > 0
+    })
+    .await;
+    let before = store.view();
+    let reads = together(async {
+        let (began, mut reads) = (std::time::Instant::now(), 0);
+        while began.elapsed() < TOGETHER_MAX / 5 {
+            assert_eq!(number(&store, "k").await.ok(), Some(1));
+            reads += 1;
+        }
+        reads
+    })
+    .await;
+    let after = store.view();
+    assert_eq!((after.asked, after.answered), (before.asked + 1, before.answered + reads));
+    assert_eq!(number(&store, "k").await.ok(), Some(1));
+    assert_eq!(store.view().asked, after.asked + 1, "outside of it");
+}
+
+/// What is written becomes known to all clients without being read; of prefixes with few keys, all is known after one read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_and_what_is_rare_is_known() {
+    let etcd = Etcd::start().await;
+    let (store, other) = (etcd.store().await, etcd.store().await);
+    store.expect(b"rare/", Expect::Few);
+    until("the view to follow", async || {
+        number(&store, "k").await.is_ok() && store.view().answered > 0
+    })
+    .await;
+    must_put(&other, "new", "1").await;
+    must_put(&other, "rare/7", "7").await;
+    let before = store.view().learned;
+    assert_eq!(number(&store, "new").await.ok(), Some(1));
+    assert_eq!(store.view().learned, before, "what another client wrote");
+    assert_eq!(number(&store, "rare/3").await.ok(), Some(0));
+    let before = store.view().learned;
+    for n in 0..50 {
+        let expected = if n == 7 { 7 } else { 0 };
+        assert_eq!(number(&store, &format!("rare/{n}")).await.ok(), Some(expected));
+    }
+    assert_eq!(store.view().learned, before, "all of few");
+    must_put(&other, "rare/8", "8").await;
+    assert_eq!(number(&store, "rare/8").await.ok(), Some(8));
+    // Many after all: one by one.
+    for n in 100..400 {
+        must_put(&other, &format!("rare/{n}"), &n.to_string()).await;
+    }
+    let anew = etcd.store().await;
+    anew.expect(b"rare/", Expect::Few);
+    until("the view to follow", async || {
+        number(&anew, "k").await.is_ok() && anew.view().answered > 0
+    })
+    .await;
+    for n in [399, 50, 100] {
+        let expected = if n >= 100 { n } else { 0 };
+        assert_eq!(number(&anew, &format!("rare/{n}")).await.ok(), Some(expected));
     }
 }
 

@@ -7,11 +7,13 @@
 //! - [`Store`] is what an engine implements: few, primitive operations.
 //! - [`StoreExt`] has the conveniences that every engine gets for free.
 //! - [`hold`] keeps revisions readable while somebody needs them.
+//! - [`together`] lets the reads of one request share what it costs to know the latest state.
 //! - [`contract`] is the suite; an engine's own tests run it. [`model_test`] is the same by random operations.
 
 pub mod contract;
 pub mod hold;
 pub mod model_test;
+pub mod together;
 
 mod error;
 mod ext;
@@ -21,8 +23,10 @@ mod transaction;
 pub use error::StoreError;
 pub use ext::{StoreExt, prefix_end, scan};
 pub use model::{
-    At, Event, EventKind, KeyValue, LeaseId, Limits, Page, Range, Status, WatchBatch, Watcher,
+    At, Event, EventKind, Expect, KeyValue, LeaseId, Limits, Page, Range, Status, WatchBatch,
+    Watcher,
 };
+pub use together::together;
 pub use transaction::{Condition, Outcome, Transaction, Write};
 
 use std::{sync::Arc, time::Duration};
@@ -109,6 +113,11 @@ pub trait Store: Send + Sync {
 
     /// Ends a lease now; its keys are deleted.
     async fn lease_revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// A hint to what the keys below `prefix` are like. It changes no answer.
+    fn expect(&self, prefix: &[u8], what: Expect) {
+        let _ = (prefix, what);
+    }
 
     /// What the engine says of itself, for health and metrics.
     async fn status(&self) -> Result<Status, StoreError>;

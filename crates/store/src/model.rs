@@ -150,3 +150,12 @@ pub struct Status {
     /// Bytes on disk.
     pub size_bytes: u64,
 }
+
+/// What keys below a prefix are like, for an engine for which a read is expensive ([`crate::Store::expect`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// There are mostly few, and most that are asked for are not there: all may be found out about at once.
+    Few,
+    /// They are read seldom, and not soon after they were written.
+    SeldomRead,
+}

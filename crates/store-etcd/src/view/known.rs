@@ -4,7 +4,9 @@
 //! keys in it that exist are among the items. So an absent key can be known as well, and a page.
 //!
 //! What is read from etcd in order to be known belongs to an earlier moment than the one at which it arrives. A *fill* is
-//! announced before the reading; changes that come meanwhile make it stale, and then it is not taken over.
+//! announced before the reading; it is taken over up to the first key that has changed meanwhile.
+//!
+//! What is written becomes known without being read: it is likely to be read next, and first to go when it is not.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -41,7 +43,17 @@ struct Item {
 struct Fill {
     start: Bytes,
     end: Bytes,
-    stale: bool,
+    /// The first key in it that has changed since.
+    changed: Option<Bytes>,
+}
+
+impl Fill {
+    fn change(&mut self, key: &Bytes) {
+        let inside = *key >= self.start && before(key, &self.end);
+        if inside && self.changed.as_ref().is_none_or(|changed| key < changed) {
+            self.changed = Some(key.clone());
+        }
+    }
 }
 
 /// Items in order, and whether there are more.
@@ -57,6 +69,8 @@ pub(super) struct Known {
     bytes_max: usize,
     /// Where room is looked for next.
     hand: Bytes,
+    /// Prefixes of which nothing is known just because it was written.
+    left: Vec<Bytes>,
 }
 
 impl Known {
@@ -69,6 +83,14 @@ impl Known {
             bytes: 0,
             bytes_max,
             hand: Bytes::new(),
+            left: Vec::new(),
+        }
+    }
+
+    /// What is written below a prefix is not worth knowing.
+    pub(super) fn leave(&mut self, prefix: Bytes) {
+        if !self.left.contains(&prefix) {
+            self.left.push(prefix);
         }
     }
 
@@ -77,7 +99,7 @@ impl Known {
         self.items.clear();
         self.spans.clear();
         self.bytes = 0;
-        self.fills.values_mut().for_each(|fill| fill.stale = true);
+        self.fills.values_mut().for_each(|fill| fill.changed = Some(fill.start.clone()));
     }
 
     /// Items, and their bytes.
@@ -134,16 +156,17 @@ impl Known {
     /// Takes over what changed at one revision.
     pub(super) fn apply(&mut self, events: Vec<Event>) {
         for event in events {
-            for fill in self.fills.values_mut() {
-                fill.stale |= event.key >= fill.start && before(&event.key, &fill.end);
-            }
-            if self.span_of(&event.key).is_none() {
-                continue;
-            }
+            self.fills.values_mut().for_each(|fill| fill.change(&event.key));
             let used = self.take(&event.key);
-            if let EventKind::Put(kv) = event.kind {
-                self.put(kv, used.unwrap_or(false));
+            let EventKind::Put(kv) = event.kind else { continue };
+            if self.span_of(&event.key).is_none() {
+                let left = self.left.iter().any(|prefix| kv.key.starts_with(prefix));
+                if left || item_bytes(&kv) > self.bytes_max / SHARE {
+                    continue;
+                }
+                self.cover(event.key.clone(), after(&event.key));
             }
+            self.put(kv, used.unwrap_or(false));
         }
         self.make_room();
     }
@@ -165,7 +188,7 @@ impl Known {
     /// Announces that `[start, end)` will be read.
     pub(super) fn begin_fill(&mut self, start: Bytes, end: Bytes) -> u64 {
         self.fills_begun += 1;
-        self.fills.insert(self.fills_begun, Fill { start, end, stale: false });
+        self.fills.insert(self.fills_begun, Fill { start, end, changed: None });
         self.fills_begun
     }
 
@@ -174,15 +197,21 @@ impl Known {
         self.fills.remove(&fill);
     }
 
-    /// It was read, up to `end` at most: these items are all. They are taken over unless they are stale.
-    pub(super) fn fill(&mut self, fill: u64, end: Bytes, items: &[KeyValue]) {
+    /// It was read, up to `end` at most: these items are all.
+    pub(super) fn fill(&mut self, fill: u64, mut end: Bytes, items: &[KeyValue]) {
         let Some(fill) = self.fills.remove(&fill) else { return };
-        let bytes: usize = items.iter().map(item_bytes).sum();
-        if fill.stale || bytes > self.bytes_max / SHARE {
+        if let Some(changed) = fill.changed
+            && before(&changed, &end)
+        {
+            end = changed;
+        }
+        let some = items.iter().filter(|kv| before(&kv.key, &end));
+        let bytes: usize = some.clone().map(item_bytes).sum();
+        if !before(&fill.start, &end) || bytes > self.bytes_max / SHARE {
             return;
         }
-        self.cover(fill.start, end);
-        for kv in items {
+        self.cover(fill.start, end.clone());
+        for kv in some {
             self.put(kv.clone(), false);
         }
         self.make_room();

@@ -18,6 +18,7 @@
 mod follow;
 mod index;
 mod known;
+mod leader;
 
 use std::{
     sync::{
@@ -28,10 +29,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use dtr_store::{KeyValue, Page, Range};
+use dtr_store::{Expect, KeyValue, Page, Range};
 use dtr_types::Revision;
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub(crate) use follow::Following;
 pub(crate) use index::Index;
@@ -39,6 +40,10 @@ use known::Known;
 
 /// How long a read waits for the view before it asks etcd itself.
 const BEHIND_LIMIT: Duration = Duration::from_millis(100);
+
+/// How many keys are few, and how long it is remembered that there were more below a prefix.
+pub(crate) const FEW: usize = 256;
+const MANY_FOR: Duration = Duration::from_secs(60);
 
 /// How the view does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +54,8 @@ pub struct ViewStatus {
     pub keys: usize,
     /// Their room, in bytes, with what is kept beside them.
     pub bytes: usize,
+    /// Questions for the latest revision, each for all who waited for it.
+    pub asked: u64,
     /// Reads that were answered from it.
     pub answered: u64,
     /// Reads that it did not know the answer to, and has learned.
@@ -68,6 +75,13 @@ struct Counts {
     answered: AtomicU64,
     learned: AtomicU64,
     passed: AtomicU64,
+}
+
+/// A prefix below which there are mostly few keys.
+struct Few {
+    prefix: Bytes,
+    /// When there were many nevertheless.
+    many: Option<Instant>,
 }
 
 /// What the readers and the follower share.
@@ -145,6 +159,7 @@ pub(crate) struct View {
     shared: Arc<Shared>,
     bytes_max: usize,
     following: AtomicBool,
+    few: RwLock<Vec<Few>>,
 }
 
 impl View {
@@ -156,7 +171,8 @@ impl View {
             stuck: AtomicU64::new(0),
             counts: Counts::default(),
         };
-        Self { shared: Arc::new(shared), bytes_max, following: AtomicBool::new(false) }
+        let (following, few) = (AtomicBool::new(false), RwLock::default());
+        Self { shared: Arc::new(shared), bytes_max, following, few }
     }
 
     pub(crate) fn is_off(&self) -> bool {
@@ -171,7 +187,35 @@ impl View {
         let counts = &self.shared.counts;
         let [answered, learned, passed] = [&counts.answered, &counts.learned, &counts.passed]
             .map(|count| count.load(Ordering::Relaxed));
-        ViewStatus { revision, keys, bytes, answered, learned, passed }
+        ViewStatus { revision, keys, bytes, asked: 0, answered, learned, passed }
+    }
+
+    pub(crate) fn expect(&self, prefix: &[u8], what: Expect) {
+        let prefix = Bytes::copy_from_slice(prefix);
+        match what {
+            Expect::SeldomRead => self.shared.state.write().known.leave(prefix),
+            Expect::Few => {
+                let mut few = self.few.write();
+                if !few.iter().any(|known| known.prefix == prefix) {
+                    few.push(Few { prefix, many: None });
+                }
+            }
+        }
+    }
+
+    /// The prefix of `key` below which few keys are expected.
+    pub(crate) fn few(&self, key: &[u8]) -> Option<Bytes> {
+        let few = self.few.read();
+        let found = few.iter().find(|few| key.starts_with(&few.prefix))?;
+        let many = found.many.is_some_and(|many| many.elapsed() < MANY_FOR);
+        (!many).then(|| found.prefix.clone())
+    }
+
+    /// There were many.
+    pub(crate) fn many(&self, prefix: &[u8]) {
+        if let Some(few) = self.few.write().iter_mut().find(|few| few.prefix == prefix) {
+            few.many = Some(Instant::now());
+        }
     }
 
     /// One key, not earlier than at `confirmed`.
