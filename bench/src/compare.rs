@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use dtr_types::{Algorithm, Digest, Hasher};
 
 use crate::{
+    cluster,
     load::{self, Load},
-    process::Server,
+    process::{Endpoint, Server},
     protected, push, servers, state,
     table::{self, Row, Target},
     wrk,
@@ -23,13 +24,15 @@ pub struct Plan {
     pub mib: usize,
     /// Manifests and tags of the large registry.
     pub many: u32,
+    /// How often a leader is killed.
+    pub kills: u32,
 }
 
 impl Plan {
     fn new(quick: bool) -> Self {
         match quick {
-            true => Self { rounds: 1, seconds: 2, mib: 64, many: 5_000 },
-            false => Self { rounds: 5, seconds: 5, mib: 512, many: 100_000 },
+            true => Self { rounds: 1, seconds: 2, mib: 64, many: 5_000, kills: 2 },
+            false => Self { rounds: 5, seconds: 5, mib: 512, many: 100_000, kills: 20 },
         }
     }
 
@@ -81,6 +84,9 @@ pub async fn run(quick: bool, dir: Option<PathBuf>, only: Vec<String>) -> Result
     }
     sides.theirs.stop()?;
     sides.ours.stop()?;
+    if wanted("cluster") {
+        cluster::measure(&plan, &folder.path().join("cluster"), &mut rows).await?;
+    }
     println!();
     table::print("docker-registry", "ours", &rows);
     Ok(())
@@ -99,7 +105,7 @@ struct Sides {
 
 /// Stores a small image and says where its manifest is.
 pub async fn seed(
-    server: &Server,
+    server: &Endpoint,
     authorization: Option<&str>,
     repository: &str,
 ) -> Result<String> {
@@ -110,7 +116,7 @@ pub async fn seed(
 
 /// Small images, each of its own content.
 pub async fn small_images(
-    server: &Server,
+    server: &Endpoint,
     authorization: Option<&str>,
     repository: &'static str,
     from: u64,

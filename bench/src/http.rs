@@ -1,5 +1,5 @@
-//! A plain HTTP/1.1 client that costs as little as possible, so that what is measured is the server: one connection,
-//! one request at a time, responses with `Content-Length`.
+//! A plain HTTP/1.1 client that costs as little as possible, so that what is measured is the server: one connection, or
+//! one to each of several replicas that take turns, one request at a time, responses with `Content-Length`.
 
 use anyhow::{Context as _, Result, bail};
 use dtr_transport::tls::client_config;
@@ -20,13 +20,18 @@ static TLS: LazyLock<Option<TlsConnector>> = LazyLock::new(|| {
     Some(TlsConnector::from(Arc::new(config)))
 });
 
-/// One connection to one server.
+/// One connection to one server, or one to each of several: then each request goes to the next of them.
 pub struct Connection {
+    links: Vec<Link>,
+    turn: usize,
+    /// `Authorization`, if the server asks for it.
+    pub authorization: Option<String>,
+}
+
+struct Link {
     host: String,
     reader: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
     writer: Box<dyn AsyncWrite + Send + Unpin>,
-    /// `Authorization`, if the server asks for it.
-    pub authorization: Option<String>,
 }
 
 /// What came back.
@@ -51,20 +56,93 @@ impl Response {
 }
 
 impl Connection {
-    /// Connects to `host:port`.
-    pub async fn open(host: &str) -> Result<Self> {
-        let stream =
-            TcpStream::connect(host).await.with_context(|| format!("connecting to {host}"))?;
-        stream.set_nodelay(true)?;
-        let (reader, writer) = stream.into_split();
-        Ok(Self::over(host, Box::new(reader), Box::new(writer)))
+    /// Connects to each `host:port`, with or without TLS; whatever their certificates. Connections of which each begins
+    /// with another `turn` do not all meet at one server.
+    pub async fn open(hosts: &[String], tls: bool, turn: usize) -> Result<Self> {
+        let mut links = Vec::new();
+        for host in hosts {
+            links.push(Link::open(host, tls).await?);
+        }
+        Ok(Self { links, turn, authorization: None })
     }
 
-    /// Connects to `host:port` over TLS, whatever its certificate.
-    pub async fn open_tls(host: &str) -> Result<Self> {
+    /// Whose turn it is, and the head of what is sent there, without the empty line.
+    fn begin(&mut self, method: &str, target: &str, content_type: &str) -> (&mut Link, String) {
+        self.turn = (self.turn + 1) % self.links.len();
+        let link = &mut self.links[self.turn];
+        // A location may be absolute; only its path and query are sent.
+        let path = match target.split_once("://") {
+            Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
+            None => target,
+        };
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", link.host);
+        if !content_type.is_empty() {
+            head.push_str(&format!("Content-Type: {content_type}\r\n"));
+        }
+        if let Some(authorization) = &self.authorization {
+            head.push_str(&format!("Authorization: {authorization}\r\n"));
+        }
+        (link, head)
+    }
+
+    /// Sends a request with a body that is at hand, and reads the response whole.
+    pub async fn send(
+        &mut self,
+        method: &str,
+        target: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<Response> {
+        let (link, mut request) = self.begin(method, target, content_type);
+        request.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        let mut bytes = request.into_bytes();
+        bytes.extend_from_slice(body);
+        link.writer.write_all(&bytes).await?;
+        link.writer.flush().await?;
+        link.response(true).await
+    }
+
+    /// Sends a body of unknown length made of `block` again and again, as docker does.
+    pub async fn stream(
+        &mut self,
+        method: &str,
+        target: &str,
+        block: &[u8],
+        times: usize,
+    ) -> Result<Response> {
+        let (link, mut request) = self.begin(method, target, "application/octet-stream");
+        request.push_str("Transfer-Encoding: chunked\r\n\r\n");
+        link.writer.write_all(request.as_bytes()).await?;
+        let size = format!("{:x}\r\n", block.len());
+        for _ in 0..times {
+            link.writer.write_all(size.as_bytes()).await?;
+            link.writer.write_all(block).await?;
+            link.writer.write_all(b"\r\n").await?;
+        }
+        link.writer.write_all(b"0\r\n\r\n").await?;
+        link.writer.flush().await?;
+        link.response(true).await
+    }
+
+    /// Reads a large body without keeping it.
+    pub async fn download(&mut self, target: &str) -> Result<Response> {
+        let (link, mut request) = self.begin("GET", target, "");
+        request.push_str("\r\n");
+        link.writer.write_all(request.as_bytes()).await?;
+        link.writer.flush().await?;
+        link.response(false).await
+    }
+}
+
+impl Link {
+    async fn open(host: &str, tls: bool) -> Result<Self> {
         let stream =
             TcpStream::connect(host).await.with_context(|| format!("connecting to {host}"))?;
         stream.set_nodelay(true)?;
+        if !tls {
+            let (reader, writer) = stream.into_split();
+            return Ok(Self::over(host, Box::new(reader), Box::new(writer)));
+        }
         let connector = TLS.as_ref().context("TLS of the client")?;
         let name = ServerName::try_from("localhost")?;
         let (reader, writer) = tokio::io::split(connector.connect(name, stream).await?);
@@ -76,76 +154,8 @@ impl Connection {
         reader: Box<dyn AsyncRead + Send + Unpin>,
         writer: Box<dyn AsyncWrite + Send + Unpin>,
     ) -> Self {
-        Self {
-            host: host.to_owned(),
-            reader: BufReader::with_capacity(256 * 1024, reader),
-            writer,
-            authorization: None,
-        }
-    }
-
-    /// Sends a request with a body that is at hand, and reads the response whole.
-    pub async fn send(
-        &mut self,
-        method: &str,
-        target: &str,
-        content_type: &str,
-        body: &[u8],
-    ) -> Result<Response> {
-        let mut request = self.head(method, target, content_type);
-        request.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
-        let mut bytes = request.into_bytes();
-        bytes.extend_from_slice(body);
-        self.writer.write_all(&bytes).await?;
-        self.writer.flush().await?;
-        self.response(true).await
-    }
-
-    /// Sends a body of unknown length made of `block` again and again, as docker does.
-    pub async fn stream(
-        &mut self,
-        method: &str,
-        target: &str,
-        block: &[u8],
-        times: usize,
-    ) -> Result<Response> {
-        let mut request = self.head(method, target, "application/octet-stream");
-        request.push_str("Transfer-Encoding: chunked\r\n\r\n");
-        self.writer.write_all(request.as_bytes()).await?;
-        let size = format!("{:x}\r\n", block.len());
-        for _ in 0..times {
-            self.writer.write_all(size.as_bytes()).await?;
-            self.writer.write_all(block).await?;
-            self.writer.write_all(b"\r\n").await?;
-        }
-        self.writer.write_all(b"0\r\n\r\n").await?;
-        self.writer.flush().await?;
-        self.response(true).await
-    }
-
-    /// Reads a large body without keeping it.
-    pub async fn download(&mut self, target: &str) -> Result<Response> {
-        let mut request = self.head("GET", target, "");
-        request.push_str("\r\n");
-        self.writer.write_all(request.as_bytes()).await?;
-        self.writer.flush().await?;
-        self.response(false).await
-    }
-
-    fn head(&self, method: &str, target: &str, content_type: &str) -> String {
-        // A location may be absolute; only its path and query are sent.
-        let path = match target.split_once("://") {
-            Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
-            None => target,
-        };
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.host);
-        if !content_type.is_empty() {
-            head.push_str(&format!("Content-Type: {content_type}\r\n"));
-        }
-        if let Some(authorization) = &self.authorization {
-            head.push_str(&format!("Authorization: {authorization}\r\n"));
-        }
-        head
+        let reader = BufReader::with_capacity(256 * 1024, reader);
+        Self { host: host.to_owned(), reader, writer }
     }
 
     async fn response(&mut self, keep: bool) -> Result<Response> {

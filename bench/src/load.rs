@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{http::Connection, process::Server};
+use crate::{http::Connection, process::Endpoint};
 
 /// What a load did.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ impl Load {
 /// Calls `operation(connection, n)` with n = `from`, `from` + 1 ... on `connections` connections, for `time` or until
 /// `count` operations were done, whichever is given first.
 pub async fn run<F, R>(
-    server: &Server,
+    server: &Endpoint,
     authorization: Option<&str>,
     connections: usize,
     from: u64,
@@ -59,8 +59,8 @@ where
     let cpu = server.cpu_seconds()?;
     let began = Instant::now();
     let mut tasks = Vec::new();
-    for _ in 0..connections {
-        let mut connection = server.connect(authorization).await?;
+    for number in 0..connections {
+        let mut connection = server.connect_from(number, authorization).await?;
         let (next, operation) = (Arc::clone(&next), operation.clone());
         tasks.push(tokio::spawn(async move {
             let mut latencies = Vec::new();

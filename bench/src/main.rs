@@ -1,6 +1,7 @@
 //! The speed promises, measured: `bench run` starts Debian's `docker-registry` and ours, asks both for the same, and
 //! prints one table with ratios. The other commands are the parts of ours that it runs as processes of their own.
 
+mod cluster;
 mod compare;
 mod http;
 mod load;
@@ -38,7 +39,7 @@ enum Command {
         /// Where both registries keep their data while measured [default: the system's folder for temporary files]
         #[arg(long)]
         dir: Option<PathBuf>,
-        /// Only these parts, with commas: state,get,push,blob,protected
+        /// Only these parts, with commas: state,get,push,blob,protected,cluster
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },

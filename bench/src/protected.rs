@@ -7,17 +7,18 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
     compare::{CONNECTIONS, Plan, say, seed, small_images},
-    process::Server,
+    process::{Endpoint, Server},
     servers,
     table::{Row, Target},
     wrk,
 };
 
-const REPOSITORY: &str = "admin/bench";
+/// Where images are pushed to in the product.
+pub const REPOSITORY: &str = "admin/bench";
 
 /// Measures it, if the program is built; the first figure of each row is that of `open`.
 pub async fn measure(plan: &Plan, dir: &Path, open: &Server, rows: &mut Vec<Row>) -> Result<()> {
-    let Some(server) = servers::protected(dir)? else {
+    let Some(server) = servers::protected(dir, 0)? else {
         say("dtr is not built beside bench: TLS and access control are left out");
         return Ok(());
     };
@@ -49,11 +50,11 @@ pub async fn measure(plan: &Plan, dir: &Path, open: &Server, rows: &mut Vec<Row>
 }
 
 /// A bearer token, as docker asks for one.
-async fn token(server: &Server) -> Result<String> {
+pub async fn token(server: &Endpoint) -> Result<String> {
     let (name, password) = servers::ADMIN;
     let basic = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
     let mut connection = server.connect(Some(&basic)).await?;
-    let service = &server.host;
+    let service = &server.hosts[0];
     let target = format!("/auth/token?service={service}&scope=repository:{REPOSITORY}:pull,push");
     let response = connection.send("GET", &target, "", b"").await?;
     let text = String::from_utf8_lossy(&response.body);

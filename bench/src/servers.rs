@@ -51,13 +51,16 @@ pub fn ours(dir: &Path) -> Result<Server> {
 /// The name and password of the administrator of [`protected`].
 pub const ADMIN: (&str, &str) = ("admin", "only-for-this-benchmark");
 
-/// The product itself with TLS and accounts of its own, and a repository `admin/bench`. `None` when the program is not
-/// built.
-pub fn protected(dir: &Path) -> Result<Option<Server>> {
+/// The product, if it is built: it stands beside this program.
+pub fn product() -> Result<Option<PathBuf>> {
     let dtr = this_program()?.with_file_name("dtr");
-    if !dtr.exists() {
-        return Ok(None);
-    }
+    Ok(dtr.exists().then_some(dtr))
+}
+
+/// The product itself with TLS and accounts of its own, so many tags, and a repository `admin/bench`. `None` when the
+/// program is not built.
+pub fn protected(dir: &Path, tags: u32) -> Result<Option<Server>> {
+    let Some(dtr) = product()? else { return Ok(None) };
     std::fs::create_dir_all(dir)?;
     let (host, data) = (free_address()?, dir.join("data"));
     let port = host.rsplit_once(':').context("a port")?.1;
@@ -67,10 +70,15 @@ pub fn protected(dir: &Path) -> Result<Option<Server>> {
     install.args(["--dtr-external-url", &format!("https://{host}")]);
     install.args(["--admin-username", ADMIN.0, "--admin-password", ADMIN.1]);
     done(install.arg("--data-dir").arg(&data))?;
+    if tags > 0 {
+        let mut fill = Command::new(this_program()?);
+        fill.args(["fill", "--manifests", &tags.to_string(), "--tags", &tags.to_string()]);
+        done(fill.arg("--dir").arg(&data))?;
+    }
     let mut serve = Command::new(&dtr);
     serve.arg("serve").arg("--data-dir").arg(&data);
     let mut server = Server::start(serve, &host, &dir.join("log"))?;
-    server.tls = true;
+    server.endpoint.tls = true;
     let mut create = Command::new(&dtr);
     create.args(["repo", "create", "admin/bench", "--ucp-url", &format!("https://{host}")]);
     create.args(["--ucp-username", ADMIN.0, "--ucp-password", ADMIN.1, "--ucp-insecure-tls"]);
@@ -78,7 +86,8 @@ pub fn protected(dir: &Path) -> Result<Option<Server>> {
     Ok(Some(server))
 }
 
-fn done(command: &mut Command) -> Result<()> {
+/// Runs a command to its end, which must be good.
+pub fn done(command: &mut Command) -> Result<()> {
     let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{:?} failed: {said}", command.get_program());
