@@ -125,6 +125,11 @@ layer=$(jq -r '.layers[0].digest' "$WORK/pulled")
 same "and content" "200 $layer" "$(pull "blobs/$layer") sha256:$(sha256sum <"$WORK/pulled" | cut -d' ' -f1)"
 same "what a tag is now nobody knows" 503 "$(pull manifests/first)"
 same "nor whether a password is still good" 503 "$(code "$(url 1)/v2/admin/app/manifests/$image")"
+ok "the survivor can be backed up" timeout 60 "$dtr" backup --data-dir "$(folder 1)" --output "$WORK/known.tar" --report "$WORK/known.json"
+same "the report says that nobody confirmed it" "false 1" "$(jq -r '"\(.confirmed) \([.warnings[] | select(contains("not confirmed"))] | length)"' "$WORK/known.json")"
+ok "it is a good archive" "$dtr" backup verify "$WORK/known.tar"
+tags=$(tar -xOf "$WORK/known.tar" --wildcards '*/metadata/tags.jsonl')
+for tag in first without-two without-three; do same "with $tag" 1 "$(grep -c "\"$tag\"" <<<"$tags")"; done
 ok "_ping says why" sh -c "curl -sk $(url 1)/_ping | grep -q leader"
 same "and so does the status" true "$(status 1 | jq '.store.problem | contains("leader")')"
 kill_machine 1

@@ -126,7 +126,10 @@ pub(crate) async fn take(
     let id = Event::new_id(state.catalog.now(), state.catalog.random());
     let (to, from) = mpsc::channel::<Sent>(BLOCKS_MAX);
     let event = state.event(&asking.caller, EventType::Send, None, "backup", &id);
-    state.catalog.record_events(&[event]).await?;
+    if let Err(error) = state.catalog.record_events(&[event]).await {
+        // Without a majority nothing can be written, and a backup is what is needed most.
+        tracing::warn!(%error, "that a backup is taken was not recorded");
+    }
     tokio::spawn(run(state, options, id.clone(), to));
     let mut response = Response::new(Body::new(StreamBody::new(ReceiverStream::new(from).boxed())));
     let headers = response.headers_mut();

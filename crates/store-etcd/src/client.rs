@@ -10,7 +10,7 @@ use crate::{
     ConnectError, Options, Timing, Tls,
     connection::{Connection, Endpoint},
     fault::Fault,
-    wire::{HeaderOnly, LeaseRequest, LeaseResponse, method},
+    wire::{HeaderOnly, LeaseRequest, LeaseResponse, RangeRequest, RangeResponse, method},
 };
 
 /// The first pause after all endpoints failed; it doubles up to [`PAUSE_MAX`].
@@ -244,11 +244,22 @@ impl Client {
         }
     }
 
-    /// Tries the first endpoint again, which is the nearest: what another one was used for may be over.
+    /// Tries the first endpoint again, which is the nearest: what another one was used for may be over. It must have proven
+    /// that it belongs to a majority before the connection that works is given up.
     fn go_home(&self) {
         let Some(me) = self.me.upgrade() else { return };
         tokio::spawn(async move {
-            match me.open(&me.endpoints[0]).await {
+            let tried = async {
+                let connection = me.open(&me.endpoints[0]).await?;
+                let key = bytes::Bytes::from_static(b"\0");
+                let request =
+                    RangeRequest { key, limit: 1, count_only: true, ..RangeRequest::default() };
+                let proof = connection.unary::<_, RangeResponse>(method::RANGE, request, true);
+                let late = |_| Fault::NotDone("it does not answer".to_owned());
+                tokio::time::timeout(me.timing.attempt, proof).await.map_err(late)??;
+                Ok::<_, Fault>(connection)
+            };
+            match tried.await {
                 Ok(connection) => {
                     let mut current = me.current.lock().await;
                     current.generation += 1;

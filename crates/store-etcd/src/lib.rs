@@ -43,7 +43,7 @@ use std::{
 use bytes::Bytes;
 use dtr_store::{
     At, Expect, KeyValue, LeaseId, Limits, Outcome, Page, Range, Status, Store, StoreError,
-    Transaction, Watcher,
+    Transaction, Watcher, together,
 };
 use dtr_types::{Random, Revision, SystemRandom};
 
@@ -412,6 +412,9 @@ impl Store for EtcdStore {
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
+        if together::is_as_known() {
+            return self.known_revision().await;
+        }
         self.settle().await?;
         self.latest().await.map_err(StoreError::from)
     }
@@ -492,7 +495,10 @@ impl Store for EtcdStore {
 
     async fn status(&self) -> Result<Status, StoreError> {
         let revision = self.revision().await?;
-        let compacted = self.oldest().await?;
+        let compacted = match together::is_as_known() {
+            true => Revision(self.floor.load(Ordering::Acquire).max(1)),
+            false => self.oldest().await?,
+        };
         let size_bytes = self.maintenance().size_bytes().await?;
         Ok(Status { engine: "etcd", revision, compacted: compacted.min(revision), size_bytes })
     }

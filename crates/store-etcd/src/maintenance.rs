@@ -201,7 +201,7 @@ impl Maintenance {
     }
 
     pub(crate) async fn size_bytes(&self) -> Result<u64, StoreError> {
-        let status: StatusResponse = self.client.call(method::STATUS, Nothing {}).await?;
+        let status: StatusResponse = self.client.call_any(method::STATUS, Nothing {}).await?;
         Ok(u64::try_from(status.db_size).unwrap_or(0))
     }
 

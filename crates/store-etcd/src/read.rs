@@ -34,6 +34,20 @@ impl EtcdStore {
         self.index.confirm().await
     }
 
+    /// The latest revision that a member has, which may not be the latest of all.
+    pub(crate) async fn known_revision(&self) -> Result<Revision, StoreError> {
+        let key = self.keys.outside(b"\0");
+        let request = RangeRequest {
+            key,
+            limit: 1,
+            count_only: true,
+            serializable: true,
+            ..RangeRequest::default()
+        };
+        let answer: RangeResponse = self.client.call_any(method::RANGE, request).await?;
+        Ok(revision_of(&answer))
+    }
+
     pub(crate) async fn read_one(
         &self,
         key: &[u8],

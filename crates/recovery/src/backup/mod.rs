@@ -15,11 +15,11 @@ use dtr_archive::{
 };
 use dtr_blobs::BlobStorage;
 use dtr_catalog::{
-    Catalog, keys as catalog_keys,
-    records::{BackupRecord, ClusterRecord, Event, IdentitySource},
+    Catalog, CatalogError, keys as catalog_keys,
+    records::{BackupRecord, ClusterRecord, Event, IdentitySource, KeyPurpose},
 };
 use dtr_identity::{AccountRecords, Identity};
-use dtr_store::{At, SharedStore, hold};
+use dtr_store::{At, SharedStore, StoreError, hold, together::as_known};
 use dtr_types::{HoldId, ReplicaId, Revision, Timestamp};
 use tokio::sync::mpsc;
 
@@ -139,10 +139,15 @@ pub async fn backup<W: Write + Send + 'static>(
     options: BackupOptions,
     out: W,
 ) -> Result<(W, BackupReport), RecoveryError> {
-    let signing = keys::signing_key(&keys::ensure_archive_key(catalog).await?)?;
     let store = catalog.store().clone();
-    let mut held =
-        hold::take(&*store, &**catalog.clock(), catalog.random(), "backup", HOLD_LIFETIME).await?;
+    let (signing, mut held) = match begin(catalog).await {
+        Ok(begun) => begun,
+        Err(error) if is_without_majority(&error) => {
+            tracing::warn!(%error, "a backup is taken of what this replica knows: no majority can be asked");
+            return as_known(backup_of_known(catalog, blobs, options, out)).await;
+        }
+        Err(error) => return Err(error),
+    };
     let guard = Guard { store: store.clone(), id: Some(held.id.clone()) };
     let at = held.revision;
     let begun = held.record.taken_at;
@@ -153,7 +158,8 @@ pub async fn backup<W: Write + Send + 'static>(
         let mut header = header(&options, &cluster, &signing, engine).at(at, begun);
         header.storage = blobs.place();
         let (catalog, blobs, options) = (catalog.clone(), blobs.clone(), options.clone());
-        Job { catalog, blobs, options, cluster, begun }.run(header, signing, out).await
+        let job = Job { catalog, blobs, options, cluster, begun, confirmed: true };
+        job.run(header, signing, out).await
     };
     let holding = async {
         loop {
@@ -188,6 +194,41 @@ pub async fn backup<W: Write + Send + 'static>(
             .await?;
     }
     Ok((out, report))
+}
+
+/// The key that signs, and a hold on the present.
+async fn begin(catalog: &Catalog) -> Result<(SigningKey, hold::Hold), RecoveryError> {
+    let signing = keys::signing_key(&keys::ensure_archive_key(catalog).await?)?;
+    let (store, clock) = (catalog.store(), catalog.clock());
+    let held = hold::take(&**store, &**clock, catalog.random(), "backup", HOLD_LIFETIME).await;
+    Ok((signing, held.map_err(CatalogError::from)?))
+}
+
+fn is_without_majority(error: &RecoveryError) -> bool {
+    let RecoveryError::Catalog(CatalogError::Store(error)) = error else { return false };
+    matches!(error, StoreError::Unavailable { .. } | StoreError::Unknown { .. })
+}
+
+/// The same of the latest state that this replica has. Nothing can be held without a majority; nor can history be forgotten
+/// or content collected here, as both are commits. Should that happen elsewhere, reading fails, and so does the backup.
+async fn backup_of_known<W: Write + Send + 'static>(
+    catalog: &Catalog,
+    blobs: &Arc<dyn BlobStorage>,
+    options: BackupOptions,
+    out: W,
+) -> Result<(W, BackupReport), RecoveryError> {
+    let at = catalog.store().revision().await.map_err(CatalogError::from)?;
+    let begun = catalog.now();
+    let key = catalog.signing_keys(KeyPurpose::Archive).await?.into_iter().next();
+    let signing = keys::signing_key(&key.ok_or(RecoveryError::NotInstalled)?)?;
+    let cluster = catalog.get_at(&catalog_keys::cluster(), At::Revision(at)).await?;
+    let cluster = cluster.ok_or(RecoveryError::NotInstalled)?.value;
+    let engine = catalog.store().status().await.map_err(CatalogError::from)?.engine;
+    let mut header = header(&options, &cluster, &signing, engine).at(at, begun);
+    header.storage = blobs.place();
+    let (catalog, blobs) = (catalog.clone(), blobs.clone());
+    let job = Job { catalog, blobs, options, cluster, begun, confirmed: false };
+    job.run(header, signing, out).await
 }
 
 fn header(
@@ -230,6 +271,8 @@ struct Job {
     options: BackupOptions,
     cluster: ClusterRecord,
     begun: Timestamp,
+    /// Whether a majority says that this is the latest state.
+    confirmed: bool,
 }
 
 impl Job {
@@ -257,7 +300,11 @@ impl Job {
         let at = header.revision;
         let started = std::time::Instant::now();
         let (writer, done) = write::start(out, header, key)?;
-        let read = polite::run("archive-read", self.clone().read(writer, at)).await;
+        let reading = self.clone().read(writer, at);
+        let read = match self.confirmed {
+            true => polite::run("archive-read", reading).await,
+            false => polite::run("archive-read", as_known(reading)).await,
+        };
         let read = read.unwrap_or(Err(RecoveryError::Stopped("the archive's reader")));
         // Whatever made the reading stop, if the writer failed it was that.
         let written = done.await.map_err(|_| RecoveryError::Stopped("the archive's writer"));

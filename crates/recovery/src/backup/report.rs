@@ -30,6 +30,10 @@ pub struct BackupReport {
     pub version: String,
     /// The one point in time of everything in it.
     pub revision: Revision,
+    /// Whether a majority of the replicas confirmed that this is the latest state, and held it. Without a majority a backup is
+    /// what one replica knows: the others may have acknowledged more.
+    #[serde(default = "confirmed")]
+    pub confirmed: bool,
     /// When that was.
     pub created: Timestamp,
     /// How long it took, in milliseconds.
@@ -71,6 +75,10 @@ pub struct BackupReport {
     pub not_included: Vec<NotIncluded>,
 }
 
+fn confirmed() -> bool {
+    true
+}
+
 impl BackupReport {
     /// The exit code of the command.
     pub fn exit(&self) -> Exit {
@@ -94,6 +102,12 @@ pub(super) fn make(
     let with_identity = !ucp || options.identity.is_some();
     let no_passwords = options.identity.as_ref().is_some_and(AccountRecords::has_no_passwords);
     let mut warnings = Vec::new();
+    if !job.confirmed {
+        warnings.push(format!(
+            "not confirmed: no majority of the replicas could be asked, so this is what one of them knows, up to revision \
+             {revision}; others may have acknowledged more. Back up again when the majority is back"
+        ));
+    }
     if !options.encrypted && sums.private_keys > 0 {
         warnings.push(format!(
             "the archive is not encrypted and holds {} private keys and every access token's hash: keep it as you \
@@ -119,6 +133,7 @@ pub(super) fn make(
         cluster: job.cluster.id.clone(),
         version: options.version.clone(),
         revision,
+        confirmed: job.confirmed,
         created: job.begun,
         duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         total_records: sums.kinds.values().sum(),
