@@ -33,13 +33,14 @@ impl Unit {
         Path::new(UNITS).join(format!("{}.service", self.name))
     }
 
-    /// The unit's text.
+    /// The unit's text. A replica is ready once its store answers, which may wait for another machine, and ends its etcd
+    /// itself. Units for machines that are set up by other means, which allow less: `deploy/systemd`.
     pub fn text(&self) -> String {
         let command: Vec<String> = self.command.iter().map(|word| quote(word)).collect();
         format!(
             "[Unit]\nDescription={}\nAfter=network-online.target\nWants=network-online.target\n\n\
-             [Service]\nType=notify\nExecStart={}\nRestart=on-failure\nRestartSec=1\nLimitNOFILE=65536\n\
-             TimeoutStopSec=60\n\n[Install]\nWantedBy=multi-user.target\n",
+             [Service]\nType=notify\nExecStart={}\nRestart=on-failure\nRestartSec=2\nLimitNOFILE=65536\n\
+             TimeoutStartSec=infinity\nKillMode=mixed\nTimeoutStopSec=60\n\n[Install]\nWantedBy=multi-user.target\n",
             self.description.replace(['\n', '%'], " "),
             command.join(" ")
         )
