@@ -124,4 +124,11 @@ same "three that vote" 3 "$(voters 3)"
 pulled() { skopeo copy --quiet --src-tls-verify=false --src-creds "admin:$password" "docker://$(address 3)/admin/app:before" "oci:$WORK/pulled:1"; }
 ok "the image is pulled from the third" pulled
 ok "and pushes go on" push 2 after
+
+ok "a backup of it" typed 1 backup "ID=$(id 1)"
+ok "is good" dtr backup verify "$WORK/admin/backup.tar"
+stop_machines
+back() { on 4 dtr restore --data-dir "$(folder 4)" --dtr-storage-volume "$shared" <"$WORK/admin/backup.tar"; }
+ok "back on one machine with a store of its own" back
+same "with everything" "$image" "$(digest_at 4 after)"
 finish
