@@ -46,6 +46,29 @@ same "the status knows three that vote" 3 "$(status 3 | jq '[.members[] | select
 same "and are well" '["OK"]' "$(status 1 | jq -c '[.replica_health[]] | unique')"
 same "the identity service lists all of them" 3 "$(api "$(url 1)/enzi/v0/services" | jq '[.services[].replicas[]] | length')"
 
+# What may be had with a certificate and a key of another's (in a folder, as replica.pem and replica.key), or with none.
+make_certificate "$WORK/other" stranger
+mkdir "$WORK/stranger"
+mv "$WORK/other/cert.pem" "$WORK/stranger/replica.pem"
+mv "$WORK/other/key.pem" "$WORK/stranger/replica.key"
+ca=$(folder 1)/etcd/ca.pem
+from_etcd() {
+    ETCDCTL_API=3 etcdctl --endpoints "https://$(address "$1"):2379" --cacert "$ca" --command-timeout 3s --dial-timeout 3s \
+        ${2:+--cert "$2/replica.pem" --key "$2/replica.key"} get "" --prefix --keys-only --limit 1 2>&1 | grep -q .[a-z]/
+}
+from_peer() { curl -sf --http1.1 --max-time 3 --cacert "$ca" ${2:+--cert "$2/replica.pem" --key "$2/replica.key"} "https://$(address "$1"):2380/members" | grep -q peerURLs; }
+from_replica() { curl -skf --max-time 3 ${2:+--cert "$2/replica.pem" --key "$2/replica.key"} "$(url "$1")/api/v0/meta/cluster_status"; }
+for n in 1 2 3; do
+    ok "replica $n's etcd answers another replica" from_etcd "$n" "$(folder 2)/etcd"
+    ok "and so does its port for members" from_peer "$n" "$(folder 2)/etcd"
+    for stranger in "$WORK/stranger" ""; do
+        with=${stranger:+with a certificate of another authority}
+        fails "who comes ${with:-without a certificate} gets nothing from etcd $n" from_etcd "$n" "$stranger"
+        fails "nor from its port for members" from_peer "$n" "$stranger"
+        fails "nor from the replica" from_replica "$n" "$stranger"
+    done
+done
+
 image_oci "$WORK/layout" 1
 ok "a repository" api -f -o /dev/null "$(url 1)/api/v0/repositories/admin" -H 'content-type: application/json' -d '{"name":"app"}'
 ok "an image is pushed to one" push 1 first
@@ -105,11 +128,18 @@ alone() { on 3 curl -sk -o /dev/null -w '%{http_code}' -u "admin:$password" -X P
 ok "the one that is cut off accepts none" wait_for 10 alone
 # shellcheck disable=SC2046
 small_side() { on 3 timeout 60 "$dtr" join --data-dir "$WORK/on-the-small-side" --replica-id "$(id 4)" --replica-host "$(address 3)" --etcd-client-port 3379 --etcd-peer-port 3380 --dtr-storage-volume "$shared" $(through 3); }
-fails "nor lets it anybody join" small_side
+before=$(status 1 | jq -c '[.members[].replica] | sort')
+refused "nor lets it anybody join, and says why" "majority|leader|store is not available" small_side
+same "the large side knows nothing of it" "$before" "$(status 1 | jq -c '[.members[].replica] | sort')"
+ok "and takes pushes" push 1 beside-the-attempt
+same "which the small side does not show" "" "$(on 3 curl -sk --max-time 10 -u "admin:$password" -o /dev/null -D - -H 'accept: */*' -I "$(url 3)/v2/admin/app/manifests/beside-the-attempt" | tr -d '\r' | sed -n 's/^docker-content-digest: //p')"
 fails "and the attempt leaves nothing" test -e "$WORK/on-the-small-side"
 mend 3
 ok "mended, it goes on" wait_for 30 is_well 3
 same "with what it missed" "$image" "$(digest_at 3 without-three)"
+same "also what came during the attempt" "$image" "$(digest_at 3 beside-the-attempt)"
+same "all have the same members" 1 "$(for n in 1 2 3; do status "$n" | jq -c '[.members[].replica] | sort'; done | sort -u | wc -l)"
+same "which are those from before" "$before" "$(status 3 | jq -c '[.members[].replica] | sort')"
 
 token=$(curl -sk -u "admin:$password" "$(url 1)/auth/token?service=registry&scope=repository:admin/app:pull" | jq -r .token)
 pull() { curl -sk --max-time 10 -o "$WORK/pulled" -w '%{http_code}' -H "Authorization: Bearer $token" -H 'accept: */*' "$(url 1)/v2/admin/app/$1"; }
@@ -146,8 +176,16 @@ ok "and the other comes too" wait_for 30 is_well 2
 
 refused "there is nothing to repair then" "nothing is to be repaired" "$dtr" emergency-repair --data-dir "$(folder 1)" --yes
 ok "and the replica serves on" is_well 1
+cp -r "$(folder 3)/etcd" "$WORK/removed"
+ok "the third is known to etcd" from_etcd 1 "$WORK/removed"
 ok "one is removed" "$dtr" remove $(through 1) --replica-ids "$(id 3)"
 ok "and stops by itself" wait_for 30 gone 3
+shut_out() { ! from_etcd "$1" "$WORK/removed" && ! from_peer "$1" "$WORK/removed"; }
+for n in 1 2; do
+    ok "with its certificate nothing is had from etcd $n" wait_for 20 shut_out "$n"
+    fails "nor from the replica" from_replica "$n" "$WORK/removed"
+    ok "with that of another still" from_etcd "$n" "$(folder 1)/etcd"
+done
 serve 3
 sleep_less() { grep -q "waiting for a majority\|was removed" "$(folder 3)/dtr.log"; }
 ok "it does not come back" wait_for 30 sleep_less

@@ -1,6 +1,6 @@
 //! The log of a program: structured lines on standard error, as JSON or as text.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write};
 
 use tracing_subscriber::EnvFilter;
 
@@ -57,7 +57,8 @@ pub fn init_logging(format: LogFormat, level: &str) -> Result<(), LogError> {
     let filter = EnvFilter::builder()
         .parse(level)
         .map_err(|source| LogError::Level { level: level.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Forgiving(io::stderr()));
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
@@ -65,10 +66,45 @@ pub fn init_logging(format: LogFormat, level: &str) -> Result<(), LogError> {
     .map_err(|_| LogError::Twice)
 }
 
+/// Takes every line. One that cannot be written, as on a full disk, is lost, and nothing else with it: the subscriber would
+/// report the failure on standard error, and panic where that fails too, in whatever task had something to say.
+struct Forgiving<W>(W);
+
+impl<W: Write> Write for Forgiving<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        drop(self.0.write_all(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        drop(self.0.flush());
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 mod tests {
     use super::*;
+
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_the_line_alone() {
+        let mut log = Forgiving(Full);
+        log.write_all(b"a line\n").unwrap();
+        log.flush().unwrap();
+    }
 
     #[test]
     fn wrong_settings_say_what_is_right() {

@@ -16,19 +16,45 @@ pub const PASSWORD: &str = "a-password-for-some-minutes";
 /// Where each replica speaks plain HTTP.
 const PLAIN: u16 = 5000;
 
-/// Starts this program anew in a network of its own, unless it is in one. Needs root, `unshare` and `ip`.
+/// Of the disc of each machine, in MiB: etcd writes ahead in files of 64.
+const DISC: u32 = 320;
+
+/// Which of a machine's processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    All,
+    /// The replica without its etcd.
+    Replica,
+    Etcd,
+}
+
+impl Which {
+    fn is(self, pid: &str) -> bool {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        match self {
+            Self::All => true,
+            Self::Replica => name.trim() == "dtr",
+            Self::Etcd => name.trim() == "etcd",
+        }
+    }
+}
+
+/// Starts this program anew in a network, and with discs, of its own, unless it has them. Needs root, `unshare` and `ip`.
 pub fn own_network() -> anyhow::Result<()> {
     use std::os::unix::process::CommandExt as _;
     if std::env::var_os(OWN).is_some() {
         return Ok(());
     }
     let mut again = std::process::Command::new("unshare");
-    again.arg("--net").arg(std::env::current_exe()?).args(std::env::args_os().skip(1));
+    again
+        .args(["--net", "--mount"])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1));
     Err(again.env(OWN, "1").exec())
         .context("a network of its own needs root, and unshare of util-linux")
 }
 
-async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+pub async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let out = Command::new(program).args(arguments).stdin(Stdio::null()).output().await;
     let out = out.with_context(|| format!("{program} cannot be run"))?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -40,6 +66,7 @@ async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
 pub struct Machines {
     program: PathBuf,
     folder: PathBuf,
+    /// All of them; the last one is none of the cluster's.
     count: usize,
 }
 
@@ -60,9 +87,13 @@ impl Drop for Machines {
 }
 
 impl Machines {
-    /// Makes them; nothing runs on them.
-    pub async fn make(program: &Path, folder: &Path, count: usize) -> anyhow::Result<Self> {
-        let all = Self { program: program.to_owned(), folder: folder.to_owned(), count };
+    /// Makes them, and one to restore on; nothing runs on them.
+    pub async fn make(program: &Path, folder: &Path, replicas: usize) -> anyhow::Result<Self> {
+        let count = replicas + 1;
+        let own = folder.join("dtr");
+        std::fs::copy(program, &own)
+            .with_context(|| format!("{} cannot be copied", program.display()))?;
+        let all = Self { program: own, folder: folder.to_owned(), count };
         run("ip", &["link", "set", "lo", "up"]).await?;
         run("ip", &["link", "add", "hub", "type", "bridge"]).await?;
         run("ip", &["link", "set", "hub", "up"]).await?;
@@ -74,6 +105,11 @@ impl Machines {
                 ["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &name];
             run("ip", &pair).await?;
             run("ip", &["link", "set", &port, "master", "hub", "up"]).await?;
+            let disc = all.disc(machine);
+            std::fs::create_dir_all(&disc)?;
+            let size = format!("size={DISC}m");
+            run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &disc.display().to_string()])
+                .await?;
             let address = format!("{}/24", all.address(machine));
             all.on(machine, &["ip", "link", "set", "lo", "up"]).await?;
             all.on(machine, &["ip", "address", "add", &address, "dev", "eth0"]).await?;
@@ -86,7 +122,8 @@ impl Machines {
         format!("xtask{}-{machine}", std::process::id())
     }
 
-    fn address(&self, machine: usize) -> String {
+    /// Its address.
+    pub fn address(&self, machine: usize) -> String {
         format!("10.78.0.{}", machine + 1)
     }
 
@@ -96,62 +133,83 @@ impl Machines {
     }
 
     /// The replica's id.
-    fn id(machine: usize) -> String {
+    pub fn id(machine: usize) -> String {
         format!("{:012}", machine + 1)
     }
 
-    fn data(&self, machine: usize) -> String {
-        self.folder.join(format!("replica{machine}")).display().to_string()
+    /// A disc of its own, so that it can be full.
+    fn disc(&self, machine: usize) -> PathBuf {
+        self.folder.join(format!("disc{machine}"))
+    }
+
+    /// The replica's data directory.
+    pub fn data(&self, machine: usize) -> String {
+        self.disc(machine).join("replica").display().to_string()
+    }
+
+    /// Where the program is that the machines run.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// Runs a command on a machine to its good end.
-    async fn on(&self, machine: usize, command: &[&str]) -> anyhow::Result<String> {
+    pub async fn on(&self, machine: usize, command: &[&str]) -> anyhow::Result<String> {
         let name = self.name(machine);
         run("ip", &[&["netns", "exec", &name], command].concat()).await
     }
 
     /// Runs the program on a machine.
     pub async fn dtr(&self, machine: usize, arguments: &[&str]) -> anyhow::Result<String> {
-        let program = self.program.display().to_string();
-        let password = format!("UCP_PASSWORD={PASSWORD}");
-        let admin = format!("DTR_ADMIN_PASSWORD={PASSWORD}");
-        self.on(machine, &[&["env", &password, &admin, &program], arguments].concat()).await
+        let out = self.dtr_command(machine).args(arguments).stdin(Stdio::null()).output().await?;
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(out.status.success(), "dtr {}: {}\n{said}", arguments.join(" "), out.status);
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// The program on a machine, without its arguments. It ends when nobody waits for it any more.
+    pub fn dtr_command(&self, machine: usize) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name(machine)]).arg(&self.program);
+        command.env("UCP_PASSWORD", PASSWORD).env("DTR_ADMIN_PASSWORD", PASSWORD);
+        command.kill_on_drop(true);
+        command
     }
 
     /// Makes the replica of a machine, the first of a cluster or one that joins it, and starts it.
     pub async fn install(&self, machine: usize) -> anyhow::Result<()> {
-        let (data, address, id) = (self.data(machine), self.address(machine), Self::id(machine));
-        let blobs = self.folder.join("blobs").display().to_string();
-        let plain = format!("{address}:{PLAIN}");
-        let place = [
-            "--data-dir",
-            &data,
-            "--replica-id",
-            &id,
-            "--listen-address",
-            &address,
-            "--plain-http",
-            &plain,
-            "--dtr-storage-volume",
-            &blobs,
-        ];
+        let place = self.place(machine);
+        let place: Vec<&str> = place.iter().map(String::as_str).collect();
         if machine == 0 {
             self.dtr(0, &[&["install", "--store", "etcd"], &place[..]].concat()).await?;
             return Ok(());
         }
-        let (url, through) = (format!("https://{}", self.address(0)), Self::id(0));
-        let join = [
-            "join",
-            "--ucp-url",
-            &url,
-            "--ucp-insecure-tls",
-            "--ucp-username",
-            "admin",
-            "--existing-replica-id",
-            &through,
-        ];
-        self.dtr(machine, &[&join[..], &place[..]].concat()).await?;
+        let through = self.through(0);
+        let through: Vec<&str> = through.iter().map(String::as_str).collect();
+        self.dtr(machine, &[&["join"], &through[..], &place[..]].concat()).await?;
         Ok(())
+    }
+
+    /// The flags of a replica that is made.
+    pub fn place(&self, machine: usize) -> Vec<String> {
+        let address = self.address(machine);
+        let blobs = self.folder.join("blobs").display().to_string();
+        let plain = format!("{address}:{PLAIN}");
+        let flags = [
+            ("--data-dir", self.data(machine)),
+            ("--replica-id", Self::id(machine)),
+            ("--listen-address", address),
+            ("--plain-http", plain),
+            ("--dtr-storage-volume", blobs),
+        ];
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
+    /// The flags of a command that asks the cluster by way of a machine.
+    pub fn through(&self, machine: usize) -> Vec<String> {
+        let (url, id) = (format!("https://{}", self.address(machine)), Self::id(machine));
+        let flags = ["--ucp-url", &url, "--ucp-insecure-tls", "--ucp-username", "admin"];
+        let replica = ["--existing-replica-id", &id];
+        flags.into_iter().chain(replica).map(str::to_owned).collect()
     }
 
     /// Starts the replica of a machine again, without waiting.
@@ -170,21 +228,34 @@ impl Machines {
         Ok(())
     }
 
-    /// Takes its power away: every process on it ends at once.
-    pub async fn kill(&self, machine: usize) -> anyhow::Result<()> {
-        self.signal(machine, "KILL").await
-    }
-
-    /// Stops its processes' time, or lets it go on.
-    pub async fn freeze(&self, machine: usize, frozen: bool) -> anyhow::Result<()> {
-        self.signal(machine, if frozen { "STOP" } else { "CONT" }).await
-    }
-
-    async fn signal(&self, machine: usize, signal: &str) -> anyhow::Result<()> {
+    /// Sends a signal to processes of a machine: `KILL`, `STOP`, `CONT`.
+    pub async fn signal(&self, machine: usize, which: Which, signal: &str) -> anyhow::Result<()> {
         let pids = run("ip", &["netns", "pids", &self.name(machine)]).await?;
         for pid in pids.split_whitespace() {
-            // One that has just ended is ended.
-            drop(run("kill", &[&format!("-{signal}"), pid]).await);
+            if which.is(pid) {
+                // One that has just ended is ended.
+                drop(run("kill", &[&format!("-{signal}"), pid]).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether these processes run.
+    pub async fn runs(&self, machine: usize, which: Which) -> bool {
+        let pids = run("ip", &["netns", "pids", &self.name(machine)]).await.unwrap_or_default();
+        pids.split_whitespace().any(|pid| which.is(pid))
+    }
+
+    /// Fills its disc to the last byte, or makes room again.
+    pub fn fill(&self, machine: usize, full: bool) -> anyhow::Result<()> {
+        use std::io::Write as _;
+        let ballast = self.disc(machine).join("ballast");
+        if !full {
+            return Ok(std::fs::remove_file(ballast)?);
+        }
+        let mut file = std::fs::File::create(ballast)?;
+        for block in [vec![0_u8; 1 << 20], vec![0; 4096], vec![0; 1]] {
+            while file.write_all(&block).is_ok() {}
         }
         Ok(())
     }
@@ -195,20 +266,27 @@ impl Machines {
         run("ip", &["link", "set", &format!("port{machine}"), state]).await.map(drop)
     }
 
-    /// Takes a backup through a machine's replica.
+    /// Takes a backup through a machine's replica; the report goes beside it.
     pub async fn backup(&self, machine: usize, file: &Path) -> anyhow::Result<()> {
+        let report = file.with_extension("json").display().to_string();
         let (data, file) = (self.data(machine), file.display().to_string());
-        self.dtr(machine, &["backup", "--data-dir", &data, "--output", &file]).await.map(drop)
+        self.dtr(machine, &["backup", "--data-dir", &data, "--output", &file, "--report", &report])
+            .await
+            .map(drop)
     }
 
-    /// Waits until every replica says that it is well.
+    /// Waits until every replica says that it is well, and has its etcd: one without may well be served by the others.
     pub async fn well(&self, limit: Duration) -> anyhow::Result<()> {
         let began = Instant::now();
-        for machine in 0..self.count {
+        for machine in 0..self.count - 1 {
             let url = format!("{}/_ping", self.url(machine));
-            while run("curl", &["-sSf", "--max-time", "2", "-o", "/dev/null", &url]).await.is_err()
-            {
-                ensure!(began.elapsed() < limit, "replica {machine} is not well after {limit:?}");
+            let ping = ["-sSf", "--max-time", "2", "-o", "/dev/null", &url];
+            while run("curl", &ping).await.is_err() || !self.runs(machine, Which::Etcd).await {
+                let said = run("curl", &["-sS", "--max-time", "5", &url]).await;
+                ensure!(
+                    began.elapsed() < limit,
+                    "replica {machine} is not well after {limit:?}: {said:?}"
+                );
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -1,14 +1,19 @@
 //! `cargo xtask cluster`: several replicas on machines of their own, used by clients through all of them while machines
-//! are killed, frozen and cut off. What the clients saw of each tag must be linearizable; what was acknowledged must be
-//! there at the end, on every replica; every backup that was taken meanwhile must be good.
+//! are killed, frozen, cut off, slowed down and filled up. What the clients and the backups that are taken meanwhile show
+//! of all tags must be linearizable; what was acknowledged must be there at the end, on every replica; a registry that is
+//! restored from a backup must be what the backup shows. Then, with `--rolling`, what operators do while clients go on,
+//! and with `--conformance` the protocol's own tests on each replica.
 //!
 //! A seed repeats the choices; how they fall into what the clients do is the machine's.
 
+mod backups;
+mod clients;
+mod faults;
 mod history;
 mod machines;
+mod rolling;
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -16,33 +21,19 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use bytes::Bytes;
 use clap::Args;
-use dtr_types::Digest;
 use futures_util::future::join_all;
-use serde_json::json;
-use tokio::sync::Mutex;
 
 use crate::crash::{Dice, Wire};
-use history::{Act, Operation, Verdict, check};
+use backups::Backup;
+use clients::{Client, Log};
+use history::{Act, Verdict, check};
 use machines::{Machines, PASSWORD};
 
 /// Where the tags are.
 const REPOSITORY: &str = "admin/history";
-/// Tags that are written and read at a time.
-const TAGS: usize = 4;
-/// How long they are the same: short histories are quick to check.
-const EPOCH: Duration = Duration::from_secs(10);
-/// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The most time between two operations of a client, in milliseconds.
-const PAUSE: u64 = 60;
-/// Of a hundred operations, those that write.
-const WRITES: u64 = 45;
 /// How long the replicas may take to be well once everything is mended.
 const MENDED: Duration = Duration::from_secs(90);
-const OCTETS: &str = "application/octet-stream";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// How the run goes.
 #[derive(Args)]
@@ -59,6 +50,15 @@ pub struct Options {
     /// Clients at once
     #[arg(long, default_value_t = 6)]
     clients: usize,
+    /// Backups of the run that are restored, spread over it [default: all]
+    #[arg(long)]
+    restores: Option<usize>,
+    /// Also restart, upgrade and renew certificates under load
+    #[arg(long)]
+    rolling: bool,
+    /// Also run this program on each replica: the conformance test of OCI's distribution specification
+    #[arg(long, value_name = "PROGRAM")]
+    conformance: Option<PathBuf>,
     /// The program of the replicas [default: the developer's build of this checkout]
     #[arg(long, env = "DTR_BIN")]
     dtr: Option<PathBuf>,
@@ -72,27 +72,6 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     machines::own_network()?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(2).enable_all().build()?.block_on(go(options))
-}
-
-/// What all clients write down.
-struct Log {
-    began: Instant,
-    /// By tag.
-    seen: Mutex<HashMap<String, Vec<Operation>>>,
-    /// Every manifest that was ever sent: its bytes, and whether it was acknowledged.
-    sent: Mutex<Vec<(Digest, Bytes, bool)>>,
-}
-
-impl Log {
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    async fn note(&self, tag: &str, act: Act, began: u64, answered: bool) {
-        let ended = answered.then(|| self.now());
-        let mut seen = self.seen.lock().await;
-        seen.entry(tag.to_owned()).or_default().push(Operation { act, began, ended });
-    }
 }
 
 async fn go(options: &Options) -> anyhow::Result<ExitCode> {
@@ -139,13 +118,32 @@ async fn measured(
     let wires: Vec<Wire> = (0..options.replicas)
         .map(|machine| Wire::new(machines.url(machine), PASSWORD))
         .collect::<anyhow::Result<_>>()?;
-    let config = prepare(&wires[0]).await?;
-    let log =
-        Arc::new(Log { began: Instant::now(), seen: Mutex::default(), sent: Mutex::default() });
+    let mut wrong = Vec::new();
+    under_faults(options, seed, machines, folder, &wires, &mut wrong).await?;
+    conform(options, machines, folder, &wires, "after the faults", &mut wrong).await?;
+    if options.rolling {
+        println!("{}", rolling::roll(machines, &wires, folder, seed, &mut wrong).await?);
+        machines.well(MENDED).await?;
+        conform(options, machines, folder, &wires, "after the upgrade", &mut wrong).await?;
+    }
+    Ok(wrong)
+}
+
+/// Clients, backups and faults, and what is wrong with what came of them.
+async fn under_faults(
+    options: &Options,
+    seed: u64,
+    machines: &Machines,
+    folder: &Path,
+    wires: &[Wire],
+    wrong: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    let config = clients::prepare(&wires[0]).await?;
+    let log = Arc::new(Log::new());
     let until = Instant::now() + Duration::from_secs(options.seconds);
     let clients = (0..options.clients).map(|number| {
         let client = Client {
-            wires: wires.clone(),
+            wires: wires.to_vec(),
             dice: Dice::new(seed ^ (number as u64 + 1) << 32),
             log: Arc::clone(&log),
             config,
@@ -153,209 +151,147 @@ async fn measured(
         tokio::spawn(client.run(until))
     });
     let clients: Vec<_> = clients.collect();
-    let (broken, backups) = tokio::join!(
-        break_things(machines, options.replicas, Dice::new(seed), until),
-        take_backups(machines, options.replicas, Dice::new(seed ^ 0xb), until, folder)
+    let count = options.replicas;
+    let (broken, (mut backups, refused)) = tokio::join!(
+        faults::break_things(machines, count, Dice::new(seed), until),
+        backups::take(machines, count, Dice::new(seed ^ 0xb), until, folder, &log)
     );
     let broken = broken?;
     for client in join_all(clients).await {
         client.context("a client")?;
     }
     machines.well(MENDED).await?;
-    let mut wrong = Vec::new();
-    let (operations, unanswered) = judge(&log, &mut wrong).await;
-    let (kept, lost) = compare(&log, &wires, &mut wrong).await;
-    let mut good = 0;
-    for file in &backups {
-        let file = file.display().to_string();
-        match machines.dtr(0, &["backup", "verify", &file]).await {
-            Ok(_) => good += 1,
-            Err(error) => wrong.push(format!("{error:#}")),
+    for wire in wires {
+        for tag in 0..log.tags() {
+            log.read(wire, tag).await;
         }
     }
+    for backup in &mut backups {
+        if let Err(error) = backup.read(machines, count).await {
+            wrong.push(format!("{}: {error:#}", backup.file.display()));
+        }
+    }
+    let (operations, unanswered) = judge(&log, &backups, wrong).await;
+    let (kept, lost) = compare(&log, wires, wrong).await;
+    let restored = restore_some(options, machines, &backups, wrong).await?;
+    let unconfirmed = backups.iter().filter(|backup| !backup.confirmed).count();
     if backups.is_empty() || operations == 0 {
         wrong.push("nothing was done: the run proves nothing".to_owned());
     }
     println!(
         "seed {seed}: {} replicas, {broken}; {operations} operations on tags ({unanswered} writes without an answer), {kept} \
-         acknowledged manifests on every replica, {lost} lost, {good} of {} backups good, {} wrong",
+         acknowledged manifests on every replica, {lost} lost; {} backups in the same history ({unconfirmed} without a majority), {restored} restored, {refused} \
+         refused during a fault; {} wrong",
         options.replicas,
         backups.len(),
         wrong.len()
     );
-    Ok(wrong)
+    Ok(())
 }
 
-/// A repository, and a configuration that all manifests share.
-async fn prepare(wire: &Wire) -> anyhow::Result<(Digest, usize)> {
-    let made = wire.post("/api/v0/repositories/admin", &json!({ "name": "history" })).await;
-    let made = made.ok().context("no answer")?;
-    ensure!(made.is(201), "a repository: {}", made.text());
-    let config = Bytes::from_static(b"{}");
-    let digest = Digest::of(&config);
-    let path = format!("/v2/{REPOSITORY}/blobs/uploads/?digest={digest}");
-    let pushed = wire.send(reqwest::Method::POST, &path, Some(OCTETS), Some(config.clone())).await;
-    let pushed = pushed.ok().context("no answer")?;
-    ensure!(pushed.is(201), "a blob: {}", pushed.text());
-    Ok((digest, config.len()))
-}
-
-struct Client {
-    wires: Vec<Wire>,
-    dice: Dice,
-    log: Arc<Log>,
-    config: (Digest, usize),
-}
-
-impl Client {
-    async fn run(self, until: Instant) {
-        while Instant::now() < until {
-            let wire = &self.wires[self.dice.index(self.wires.len())];
-            let epoch = self.log.began.elapsed().as_secs() / EPOCH.as_secs();
-            let tag = format!("t{}-{epoch}", self.dice.index(TAGS));
-            let done = async {
-                match self.dice.percent(WRITES) {
-                    true => self.write(wire, &tag).await,
-                    false => self.read(wire, &tag).await,
-                }
-            };
-            done.await;
-            tokio::time::sleep(Duration::from_millis(self.dice.below(PAUSE))).await;
-        }
-    }
-
-    async fn write(&self, wire: &Wire, tag: &str) {
-        let (config, size) = self.config;
-        let (number, body, digest) = {
-            let mut sent = self.log.sent.lock().await;
-            let number = u32::try_from(sent.len()).unwrap_or(u32::MAX);
-            let body = json!({
-                "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
-                "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": size },
-                "annotations": { "number": number.to_string() },
-            });
-            let body = Bytes::from(body.to_string());
-            let digest = Digest::of(&body);
-            sent.push((digest, body.clone(), false));
-            (number, body, digest)
-        };
-        let began = self.log.now();
-        let path = format!("/v2/{REPOSITORY}/manifests/{tag}");
-        let put = wire.send(reqwest::Method::PUT, &path, Some(MANIFEST), Some(body));
-        let answered = match tokio::time::timeout(PATIENCE, put).await {
-            // Any other answer may stand for one that was lost further in.
-            Ok(Ok(answer)) => answer.is(201),
-            Ok(Err(_)) | Err(_) => false,
-        };
-        self.log.note(tag, Act::Write(number), began, answered).await;
-        if answered {
-            let mut sent = self.log.sent.lock().await;
-            if let Some(sent) = sent.get_mut(number as usize) {
-                debug_assert_eq!(sent.0, digest);
-                sent.2 = true;
-            }
-        }
-    }
-
-    async fn read(&self, wire: &Wire, tag: &str) {
-        let began = self.log.now();
-        let Ok(Ok(found)) = tokio::time::timeout(PATIENCE, wire.tag(REPOSITORY, tag)).await else {
-            return;
-        };
-        let value = match found {
-            None => None,
-            Some(digest) => {
-                let sent = self.log.sent.lock().await;
-                let number = sent.iter().position(|(known, ..)| *known == digest);
-                // What nobody sent is a value that no write has.
-                Some(number.and_then(|n| u32::try_from(n).ok()).unwrap_or(u32::MAX))
-            }
-        };
-        self.log.note(tag, Act::Read(value), began, true).await;
-    }
-}
-
-/// Kills, freezes and cuts off until the end, at most a minority at a time, but now and then a majority. All is mended when
-/// this returns.
-async fn break_things(
+/// Restores as many backups as wanted, spread evenly; yields how many came back as they should.
+async fn restore_some(
+    options: &Options,
     machines: &Machines,
-    count: usize,
-    dice: Dice,
-    until: Instant,
-) -> anyhow::Result<String> {
-    let (mut kills, mut freezes, mut cuts, mut majorities) = (0, 0, 0, 0);
-    while Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(500 + dice.below(2500))).await;
-        let first = dice.index(count);
-        let many = match dice.percent(12) {
-            true => count / 2 + 1,
-            false => 1 + dice.index(count / 2),
-        };
-        majorities += u32::from(many > count / 2);
-        let victims: Vec<_> = (0..many).map(|n| (first + n) % count).collect();
-        let way = dice.index(3);
-        let pause = Duration::from_millis(300 + dice.below(4000));
-        for &victim in &victims {
-            match way {
-                0 => machines.kill(victim).await?,
-                1 => machines.freeze(victim, true).await?,
-                _ => machines.cable(victim, false).await?,
-            }
-        }
-        tokio::time::sleep(pause).await;
-        for &victim in &victims {
-            match way {
-                0 => machines.start(victim)?,
-                1 => machines.freeze(victim, false).await?,
-                _ => machines.cable(victim, true).await?,
-            }
-        }
-        match way {
-            0 => kills += many,
-            1 => freezes += many,
-            _ => cuts += many,
+    backups: &[Backup],
+    wrong: &mut Vec<String>,
+) -> anyhow::Result<usize> {
+    let wanted = options.restores.unwrap_or(backups.len()).min(backups.len());
+    let spare = options.replicas;
+    let wire = backups::wire_to(machines, spare)?;
+    let mut good = 0;
+    for number in 0..wanted {
+        // The last of each part, so that the very last is one of them.
+        let backup = &backups[(number + 1) * backups.len() / wanted - 1];
+        match backup.restore(machines, spare, &wire).await {
+            Ok(()) => good += 1,
+            Err(error) => wrong.push(format!("{error:#}")),
         }
     }
-    Ok(format!("{kills} killed, {freezes} frozen, {cuts} cut off ({majorities} times a majority)"))
+    Ok(good)
 }
 
-/// One backup after the other, through any replica; one that meets a fault fails, and says so.
-async fn take_backups(
+/// Checks the history of all tags and backups; yields how many operations there were, and how many writes without an
+/// answer.
+async fn judge(log: &Log, backups: &[Backup], wrong: &mut Vec<String>) -> (usize, usize) {
+    let values = log.values().await;
+    let mut seen = log.seen.lock().await.clone();
+    let operations = seen.len();
+    let unanswered = seen.iter().filter(|operation| operation.ended.is_none()).count();
+    // Each by itself first: what is wrong there is easier to understand.
+    for tag in 0..log.tags() {
+        let one = |act: &Act| matches!(act, Act::Write(t, _) | Act::Read(t, _) if *t == tag);
+        let of_one: Vec<_> = seen.iter().filter(|seen| one(&seen.act)).cloned().collect();
+        told(&Log::name_of(tag), &check(&of_one), wrong);
+    }
+    if wrong.is_empty() {
+        let shown: Vec<_> = backups.iter().map(|b| b.operation(&values, &seen)).collect();
+        seen.extend(shown);
+        told("all tags and backups", &check(&seen), wrong);
+    }
+    (operations, unanswered)
+}
+
+fn told(what: &str, verdict: &Verdict, wrong: &mut Vec<String>) {
+    match verdict {
+        Verdict::Linearizable => {}
+        Verdict::Not(most, stuck) => wrong.push(format!(
+            "what was seen of {what} is not linearizable: {most} operations have an order, then {stuck}"
+        )),
+        Verdict::Unknown => wrong.push(format!("what was seen of {what} is too much to check")),
+    }
+}
+
+/// The tests of the protocol's authors, on each replica.
+async fn conform(
+    options: &Options,
     machines: &Machines,
-    count: usize,
-    dice: Dice,
-    until: Instant,
     folder: &Path,
-) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut number = 0;
-    while Instant::now() < until {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let file = folder.join(format!("backup-{number}.tar"));
-        number += 1;
-        let taken = machines.backup(dice.index(count), &file);
-        if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(30), taken).await {
-            files.push(file);
+    wires: &[Wire],
+    when: &str,
+    wrong: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    let Some(program) = &options.conformance else { return Ok(()) };
+    let program = program.display().to_string();
+    for (replica, wire) in wires.iter().enumerate() {
+        let name = format!("conformance-{}-{replica}", when.replace(' ', "-"));
+        let results = folder.join(&name);
+        let names = [format!("{name}-1"), format!("{name}-2")];
+        for name in &names {
+            clients::make_repository(wire, name).await?;
+        }
+        let settings = [
+            ("OCI_REGISTRY", machines.url(replica).replace("http://", "")),
+            ("OCI_TLS", "disabled".to_owned()),
+            ("OCI_REPO1", format!("admin/{}", names[0])),
+            ("OCI_REPO2", format!("admin/{}", names[1])),
+            ("OCI_USERNAME", "admin".to_owned()),
+            ("OCI_PASSWORD", PASSWORD.to_owned()),
+            ("OCI_RESULTS_DIR", results.display().to_string()),
+        ];
+        let settings: Vec<_> = settings.map(|(name, value)| format!("{name}={value}")).into();
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let arguments = [&settings[..], &[&program]].concat();
+        let ran = machines::run("env", &arguments);
+        let ran = tokio::time::timeout(Duration::from_secs(120), ran).await;
+        let said = ran.context("the conformance test does not end").and_then(|ran| ran);
+        let results = std::fs::read_to_string(results.join("junit.xml"));
+        let results = results.with_context(|| format!("no results: {said:?}"))?;
+        let (tests, failed) =
+            (results.matches("<testcase").count(), results.matches("<failure").count());
+        let errors = results.matches("<error").count();
+        println!(
+            "conformance {when}, replica {replica}: {tests} tests, {} failed",
+            failed + errors
+        );
+        if failed + errors > 0 || tests == 0 {
+            wrong.push(format!(
+                "conformance {when}, replica {replica}: {}",
+                said.unwrap_or_default()
+            ));
         }
     }
-    files
-}
-
-/// Checks every tag's history; yields how many operations there were, and how many writes without an answer.
-async fn judge(log: &Log, wrong: &mut Vec<String>) -> (usize, usize) {
-    let seen = log.seen.lock().await;
-    for (tag, operations) in &*seen {
-        match check(operations) {
-            Verdict::Linearizable => {}
-            Verdict::Not(most) => wrong.push(format!(
-                "what was seen of {tag} is not linearizable: {most} of {} operations have an order",
-                operations.len()
-            )),
-            Verdict::Unknown => wrong.push(format!("what was seen of {tag} is too much to check")),
-        }
-    }
-    let all = seen.values().flatten();
-    (all.clone().count(), all.filter(|operation| operation.ended.is_none()).count())
+    Ok(())
 }
 
 /// Pulls every acknowledged manifest from every replica; yields how many there are, and how many are missing or other.

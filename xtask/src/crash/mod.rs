@@ -31,7 +31,7 @@ use proof::{Extent, Findings};
 use server::Server;
 pub use state::Dice;
 use state::{GRACE_SECONDS, Worker};
-pub use wire::Wire;
+pub use wire::{Answer, Wire};
 
 /// Of the administrator of a server that lives for some minutes.
 const PASSWORD: &str = "a-password-for-some-minutes";
