@@ -74,9 +74,11 @@ impl Drop for Machines {
     fn drop(&mut self) {
         for machine in 0..self.count {
             let name = self.name(machine);
+            let disc = self.disc(machine).display().to_string();
+            let log = self.folder.join(format!("dtr{machine}.log")).display().to_string();
             let ended = std::process::Command::new("sh")
                 .arg("-c")
-                .arg(format!("ip netns pids {name} | xargs -r kill -KILL; ip netns del {name}"))
+                .arg(format!("ip netns pids {name} | xargs -r kill -KILL; ip netns del {name}; cp {disc}/replica/dtr.log {log}; umount -l {disc}"))
                 .stderr(Stdio::null())
                 .status();
             if ended.is_err() {
