@@ -59,8 +59,8 @@ from_etcd() {
 from_peer() { curl -sf --http1.1 --max-time 3 --cacert "$ca" ${2:+--cert "$2/replica.pem" --key "$2/replica.key"} "https://$(address "$1"):2380/members" | grep -q peerURLs; }
 from_replica() { curl -skf --max-time 3 ${2:+--cert "$2/replica.pem" --key "$2/replica.key"} "$(url "$1")/api/v0/meta/cluster_status"; }
 for n in 1 2 3; do
-    ok "replica $n's etcd answers another replica" from_etcd "$n" "$(folder 2)/etcd"
-    ok "and so does its port for members" from_peer "$n" "$(folder 2)/etcd"
+    ok "replica $n's etcd answers another replica" wait_for 20 from_etcd "$n" "$(folder 2)/etcd"
+    ok "and so does its port for members" wait_for 20 from_peer "$n" "$(folder 2)/etcd"
     for stranger in "$WORK/stranger" ""; do
         with=${stranger:+with a certificate of another authority}
         fails "who comes ${with:-without a certificate} gets nothing from etcd $n" from_etcd "$n" "$stranger"

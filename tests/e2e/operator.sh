@@ -33,10 +33,13 @@ same "and shows it" 24 "${#password}"
 fails "but keeps it nowhere" grep -rq "$password" "$data"
 remote="--ucp-url $url --ucp-insecure-tls --ucp-username admin"
 
-# systemd: the unit of the documents, and the one that install writes.
+# systemd: the units that the documents tell to install.
 if command -v systemd-analyze >/dev/null; then
-    sed -n '/^```ini$/,/^```$/{/^```/d;p}' "$ROOT/docs/install.md" | sed "s|/usr/local/bin/dtr|$dtr|" >"$WORK/dtr-documented.service"
-    ok "systemd takes the unit of docs/install.md" systemd-analyze verify "$WORK/dtr-documented.service"
+    mkdir "$WORK/units"
+    for unit in dtr ucp; do
+        sed "s|/usr/local/bin/$unit|$dtr|" "$ROOT/deploy/systemd/$unit.service" >"$WORK/units/$unit.service"
+        ok "systemd takes deploy/systemd/$unit.service" systemd-analyze verify "$WORK/units/$unit.service"
+    done
 fi
 
 # terminal COMMAND LINE: on a terminal, with standard input as what a person types.
