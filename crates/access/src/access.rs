@@ -8,7 +8,7 @@ use dtr_catalog::{
     records::{AccessLevel, Account, Repository, Visibility},
 };
 use dtr_identity::{Identity, IdentityError, Principal};
-use dtr_types::{AccountId, RepositoryId, Secret};
+use dtr_types::{AccountId, Secret};
 
 use crate::{
     Caller, Denied, Operation, Permit, Rule,
@@ -16,9 +16,6 @@ use crate::{
     bearer::{Bearer, IssuedToken, Verified},
     caller::Scope,
 };
-
-/// How long a level that was looked up is used again: a grant that is taken away ends after this at the latest.
-const LEVEL_TTL: Duration = Duration::from_secs(2);
 
 /// How long a refresh token, such as docker keeps after a login, is good for.
 const REFRESH_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -48,9 +45,6 @@ pub enum AuthError {
     Catalog(#[from] CatalogError),
 }
 
-/// What was remembered of who may what.
-type Levels = moka::sync::Cache<(RepositoryId, AccountId), Option<AccessLevel>>;
-
 /// Who may do what. Cheap to clone.
 #[derive(Clone)]
 pub struct Access {
@@ -58,7 +52,6 @@ pub struct Access {
     identity: Arc<dyn Identity>,
     bearer: Arc<Bearer>,
     tokens: AccessTokens,
-    levels: Levels,
 }
 
 impl std::fmt::Debug for Access {
@@ -72,9 +65,7 @@ impl Access {
     pub async fn new(catalog: Catalog, identity: Arc<dyn Identity>) -> Result<Self, AccessError> {
         let bearer = Arc::new(Bearer::open(catalog.clone()).await?);
         let tokens = AccessTokens::new(catalog.clone());
-        let levels =
-            moka::sync::Cache::builder().max_capacity(100_000).time_to_live(LEVEL_TTL).build();
-        Ok(Self { catalog, identity, bearer, tokens, levels })
+        Ok(Self { catalog, identity, bearer, tokens })
     }
 
     /// The identity service.
@@ -252,16 +243,10 @@ impl Access {
         if principal.teams.is_empty() {
             return Ok(None);
         }
-        let key = (repository.id.clone(), principal.account.id.clone());
-        if let Some(level) = self.levels.get(&key) {
-            return Ok(level);
-        }
         let in_team = |team| principal.teams.iter().any(|(id, _)| id == team);
         let on_repository = self.catalog.repository_grants(&repository.id).await?;
         let granted = on_repository.iter().filter(|g| in_team(&g.team)).map(|g| g.level).max();
-        let level = granted.max(self.namespace_level(principal, &repository.namespace).await?);
-        self.levels.insert(key, level);
-        Ok(level)
+        Ok(granted.max(self.namespace_level(principal, &repository.namespace).await?))
     }
 
     async fn namespace_level(
@@ -272,11 +257,6 @@ impl Access {
         let grants = self.catalog.namespace_grants(namespace).await?;
         let in_team = |team| principal.teams.iter().any(|(id, _)| id == team);
         Ok(grants.iter().filter(|grant| in_team(&grant.team)).map(|grant| grant.level).max())
-    }
-
-    /// Forgets levels that were looked up: called after a change of grants, so that this replica sees it at once.
-    pub fn forget_levels(&self) {
-        self.levels.invalidate_all();
     }
 
     /// Whether a caller may do something on a repository.

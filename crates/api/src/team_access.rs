@@ -167,7 +167,6 @@ pub(crate) async fn put(
     let target = format!("{} {}", team.name, level_name(level));
     let event = state.event(&asking.caller, EventType::Update, Some(&repository), "grant", target);
     state.catalog.put_repository_grant(&grant, Some(&event)).await?;
-    state.access.forget_levels();
     Ok(Json(access_view(&state, &owner.id, &team.id, level).await?))
 }
 
@@ -191,7 +190,6 @@ pub(crate) async fn delete(
     let event =
         state.event(&asking.caller, EventType::Delete, Some(&repository), "grant", &team.name);
     state.catalog.delete_repository_grant(&repository.id, &team.id, Some(&event)).await?;
-    state.access.forget_levels();
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -270,7 +268,6 @@ pub(crate) async fn put_namespace(
     let target = format!("{}/* {} {}", owner.name, team.name, level_name(level));
     let event = state.event(&asking.caller, EventType::Update, None, "grant", target);
     state.catalog.put_namespace_grant(&grant, Some(&event)).await?;
-    state.access.forget_levels();
     Ok(Json(access_view(&state, &owner.id, &team.id, level).await?))
 }
 
@@ -294,6 +291,5 @@ pub(crate) async fn delete_namespace(
     let target = format!("{}/* {}", owner.name, team.name);
     let event = state.event(&asking.caller, EventType::Delete, None, "grant", target);
     state.catalog.delete_namespace_grant(&owner.id, &team.id, Some(&event)).await?;
-    state.access.forget_levels();
     Ok(StatusCode::NO_CONTENT)
 }

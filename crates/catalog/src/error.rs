@@ -55,6 +55,9 @@ pub enum CatalogError {
     /// The tag exists, names other content, and the repository's tags are immutable.
     #[error("tag {0} exists and the repository's tags are immutable")]
     TagImmutable(Tag),
+    /// The registry was made read-only.
+    #[error("the registry is read-only")]
+    ReadOnly,
     /// The blob is just being collected; it can be stored again in a moment.
     #[error("blob {0} is just being removed by the collector; try again in a moment")]
     Condemned(Digest),

@@ -135,9 +135,12 @@ impl Catalog {
     /// Stores a manifest, its tags, references, place among referrers and events, in one transaction. What does not fit
     /// into one is staged before, and shows nowhere until the last commit.
     ///
+    /// Once the setting that makes the registry read-only is stored, no manifest is any more, also of a push that began
+    /// before, on any replica: a backup that is taken then has everything.
+    ///
     /// # Errors
     /// [`CatalogError::BlobMissing`], [`CatalogError::ManifestMissing`], [`CatalogError::TagImmutable`],
-    /// [`CatalogError::Missing`] when the repository has gone.
+    /// [`CatalogError::ReadOnly`], [`CatalogError::Missing`] when the repository has gone.
     pub async fn put_manifest(&self, put: &PutManifest<'_>) -> Result<PutOutcome, CatalogError> {
         let blobs = self.needed_blobs(put).await?;
         if blobs.len() > BLOBS_MAX {
@@ -149,7 +152,7 @@ impl Catalog {
         }
         let limits = self.store().limits();
         let parts = body::pack(put.body)?;
-        let base = 8 + 6 * put.tags.len();
+        let base = 9 + 6 * put.tags.len();
         let stage_parts = parts.len() > 1;
         let stage_blobs = blobs.len() + base > limits.operations_max;
         let ahead = Ahead {
@@ -217,7 +220,8 @@ impl Catalog {
     }
 
     /// The record, tags, referrer and events. Condition 0 is that the repository is there; condition 1 that no deletion
-    /// of this manifest is under way, which would take the references of the new one with it.
+    /// of this manifest is under way, which would take the references of the new one with it; another one that the
+    /// settings are as read.
     async fn manifest_transaction(
         &self,
         put: &PutManifest<'_>,
@@ -225,6 +229,10 @@ impl Catalog {
     ) -> Result<(Transaction, PutOutcome), CatalogError> {
         let id = &put.repository.id;
         let now = self.now();
+        let settings = self.get(&keys::settings()).await?;
+        if settings.as_ref().is_some_and(|settings| settings.value.read_only_registry) {
+            return Err(CatalogError::ReadOnly);
+        }
         let known = self.get_manifest(id, &put.digest).await?;
         let record = new_record(put, parts.len(), now);
         let manifest_key = keys::manifest(id, &put.digest);
@@ -234,6 +242,10 @@ impl Catalog {
         transaction = match &known {
             Some(known) => transaction.if_modified_at(&manifest_key, known.modified),
             None => transaction.if_absent(&manifest_key),
+        };
+        transaction = match &settings {
+            Some(settings) => transaction.if_modified_at(keys::settings(), settings.modified),
+            None => transaction.if_absent(keys::settings()),
         };
         transaction = transaction.put_record(&record)?;
         if let Some(subject) = &put.manifest.subject {

@@ -206,6 +206,7 @@ impl From<CatalogError> for OciError {
                 format!("the index lists {digest}, which is not in the repository; push it first"),
             )
             .detail(json!({ "digest": digest })),
+            CatalogError::ReadOnly => Self::read_only(),
             CatalogError::TagImmutable(_) | CatalogError::BlobInUse(_) => Self::denied(message),
             CatalogError::Missing { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message)

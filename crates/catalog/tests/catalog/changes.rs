@@ -1,8 +1,8 @@
 //! Changes of several keys: they happen wholly or not at all, and what takes several transactions is brought to its end.
 
-use std::pin::pin;
+use std::{pin::pin, task::Poll};
 
-use dtr_catalog::{CatalogError, Kind};
+use dtr_catalog::{CatalogError, Kind, records::Settings};
 use dtr_store::Limits;
 use dtr_types::Digest;
 use futures_util::poll;
@@ -123,6 +123,47 @@ async fn immutable_tags_stay_and_others_move() {
     let none = world.catalog.get_tag(&repository.id, &tag).await.expect("reads");
     assert!(none.is_none(), "of several tags none is set when one is refused");
     world.put(&repository, &second.0, &["v1"]).await.expect("the same again is no change");
+}
+
+/// A backup that is taken once the registry is read-only has every manifest that was acknowledged.
+#[tokio::test]
+async fn nothing_is_stored_after_the_registry_was_made_read_only() {
+    let mut refused = 0;
+    for steps in 0.. {
+        let world = World::with(Limits { operations_max: 18, ..Limits::default() });
+        let repository = world.create("corp/web").await;
+        let (body, blobs) = World::image("large", 20);
+        for blob in &blobs {
+            world.link(&repository, blob, 9).await;
+        }
+        let read_only = Settings { read_only_registry: true, ..Settings::default() };
+        let mut put = pin!(world.put(&repository, &body, &["v1"]));
+        let mut early = None;
+        for _ in 0..steps {
+            if let Poll::Ready(ended) = poll!(&mut put) {
+                early = Some(ended);
+                break;
+            }
+            let other = world.repository("any/other");
+            world.catalog.put(&other).await.expect("put");
+        }
+        let is_early = early.is_some();
+        let then = world.catalog.put(&read_only).await.expect("put");
+        let ended = match early {
+            Some(ended) => ended,
+            None => put.await,
+        };
+        let stored = world.catalog.get_manifest(&repository.id, &Digest::of(&body)).await;
+        match (ended, stored.expect("reads")) {
+            (Ok(_), Some(found)) => assert!(found.modified < then, "after {steps} steps"),
+            (Err(CatalogError::ReadOnly), None) => refused += 1,
+            (ended, found) => panic!("{ended:?}, {found:?}"),
+        }
+        if is_early {
+            break;
+        }
+    }
+    assert!(refused > 2, "{refused}");
 }
 
 #[tokio::test]
