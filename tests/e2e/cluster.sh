@@ -7,9 +7,10 @@
 own_network
 . "$ROOT/tests/lib/images.sh"
 . "$ROOT/tests/lib/hosts.sh"
+. "$ROOT/tests/lib/conformance.sh"
 
 dtr=${DTR_BIN:-$ROOT/target/debug/dtr}
-need "$dtr" etcd skopeo jq curl
+need "$dtr" etcd skopeo jq curl conformance
 hosts 4
 password=a-password-of-many
 export UCP_PASSWORD=$password DTR_ADMIN_PASSWORD=$password
@@ -140,6 +141,7 @@ same "with what it missed" "$image" "$(digest_at 3 without-three)"
 same "also what came during the attempt" "$image" "$(digest_at 3 beside-the-attempt)"
 same "all have the same members" 1 "$(for n in 1 2 3; do status "$n" | jq -c '[.members[].replica] | sort'; done | sort -u | wc -l)"
 same "which are those from before" "$before" "$(status 3 | jq -c '[.members[].replica] | sort')"
+for n in 1 2 3; do conforms "OCI's tests pass on replica $n then" "$(address "$n")" "mended-$n"; done
 
 token=$(curl -sk -u "admin:$password" "$(url 1)/auth/token?service=registry&scope=repository:admin/app:pull" | jq -r .token)
 pull() { curl -sk --max-time 10 -o "$WORK/pulled" -w '%{http_code}' -H "Authorization: Bearer $token" -H 'accept: */*' "$(url 1)/v2/admin/app/$1"; }

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # The runbooks of docs/replicas.md, each carried out as it stands there: the commands are taken out of the page, with only
 # addresses, folders and ids exchanged, and questions are answered on a terminal. One machine of three lost and replaced,
-# two lost and repaired, all lost and restored, from one machine to three.
+# two lost and repaired, all lost and restored, from one machine to three; OCI's own tests after each, on each replica.
 # timeout: 400
 # shellcheck source=../lib/common.sh
 . "$(dirname "$0")/../lib/common.sh"
 own_network
 . "$ROOT/tests/lib/images.sh"
 . "$ROOT/tests/lib/hosts.sh"
+. "$ROOT/tests/lib/conformance.sh"
 
 dtr=${DTR_BIN:-$ROOT/target/debug/dtr}
-need "$dtr" etcd skopeo jq curl script
+need "$dtr" etcd skopeo jq curl script conformance
 mkdir "$WORK/programs" && ln -s "$(realpath "$dtr")" "$WORK/programs/dtr"
 export PATH=$WORK/programs:$PATH
 hosts 4
@@ -53,6 +54,12 @@ typed() {
 }
 # A machine joins through another.
 joins() { typed "$1" join "10.0.0.1=$(address "$2")" "10.0.0.2=$(address "$1")" "ID=$(id "$2")"; }
+# conform WHEN MACHINE...: the protocol's own tests on each of them.
+conform() {
+    local when=$1 machine
+    shift
+    for machine in "$@"; do conforms "OCI's tests, $when, on machine $machine" "$(address "$machine")" "${when// /-}-$machine"; done
+}
 # Fresh machines, a fresh shared folder.
 fresh() {
     stop_machines
@@ -81,6 +88,7 @@ ok "its successor joins" joins 4 1
 same "three again" 3 "$(voters 4)"
 same "with what there was" "$image" "$(digest_at 4 before)"
 ok "and takes pushes" push 4 replaced
+conform "one replaced" 1 3 4
 
 kill_machine 3
 kill_machine 4
@@ -99,6 +107,7 @@ for n in 3 4; do
 done
 same "three again" 3 "$(voters 3)"
 same "what was pushed in between is on them" "$image" "$(digest_at 4 repaired)"
+conform "two repaired" 1 3 4
 
 stop_machines
 rm -rf "$WORK"/[1-4]
@@ -109,6 +118,7 @@ same "three vote" 3 "$(voters 2)"
 same "with what the backup has" "$image" "$(digest_at 3 before)"
 same "and not what came later" "" "$(digest_at 1 repaired)"
 ok "they take pushes" push 3 restored
+conform "all restored" 1 2 3
 
 fresh moved
 ok "one machine with a store of its own" on 1 dtr install --data-dir "$(folder 1)" || bail "nothing to move"
