@@ -31,15 +31,11 @@ push() { skopeo copy --quiet --dest-tls-verify=false --dest-creds "admin:$passwo
 stop_machines() { for n in 1 2 3 4; do kill_machine "$n"; done; }
 on_exit stop_machines
 
-# The commands of the page below the mark of this name.
-block() {
-    awk -v mark="<!-- runbook: $1 -->" '$0 == mark { found = 1 } found && /^```$/ { exit } found && on { print } found && /^```sh$/ { on = 1 }' "$page"
-}
-# typed MACHINE BLOCK [THIS=INSTEAD...]: the commands on that machine, in the folder that has ca.pem and the backups, each
+# typed MACHINE RUNBOOK [THIS=INSTEAD...]: the page's commands on that machine, in the folder that has ca.pem and the backups, each
 # question answered with yes.
 typed() {
     local machine=$1 text pair
-    text=$(block "$2")
+    text=$(runbook "$page" "$2")
     shift 2
     [ -n "$text" ] || return 1
     for pair in "$@"; do text=${text//"${pair%%=*}"/"${pair#*=}"}; done

@@ -160,6 +160,11 @@ own_network() {
     unset DTR_TEST_NETWORK
 }
 
+# runbook PAGE NAME: the commands of a page below its mark "<!-- runbook: NAME -->", as they stand there.
+runbook() {
+    awk -v mark="<!-- runbook: $2 -->" '$0 == mark { found = 1 } found && /^```$/ { exit } found && on { print } found && /^```sh$/ { on = 1 }' "$1"
+}
+
 # port_open PORT [ADDRESS]
 port_open() { (exec 3<>"/dev/tcp/${2:-127.0.0.1}/$1") 2>/dev/null; }
 
