@@ -141,9 +141,9 @@ impl BlobStorage for S3Storage {
         upload::append(&self.bucket, id, at, hasher, body).await
     }
 
-    async fn upload_finish(&self, id: &UploadId, size: u64) -> Result<Staged, BlobError> {
+    async fn upload_finish(&self, id: &UploadId, whole: &Appended) -> Result<Staged, BlobError> {
         let _turn = self.busy.take(id)?;
-        upload::finish(&self.bucket, id, size).await
+        upload::finish(&self.bucket, id, whole).await
     }
 
     async fn upload_reopen(&self, id: &UploadId, at: u64) -> Result<(), BlobError> {

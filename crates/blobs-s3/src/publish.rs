@@ -75,7 +75,7 @@ async fn pieces(
         return Ok(chain.iter().map(key).collect());
     }
     // Their names speak of another algorithm: the one that ran while they came.
-    let Some(chain) = history.some_chain(staged.size) else {
+    let Some(chain) = history.chain(staged.size, &Tag::from_digest(&staged.hash)) else {
         return Err(BlobError::UploadNotFound(staged.id.clone()));
     };
     let keys: Vec<_> = chain.iter().map(key).collect();
@@ -129,7 +129,10 @@ pub(crate) async fn staged_digest(
     if !session.begun {
         return Err(missing());
     }
-    let chain = session.history().some_chain(staged.size).ok_or_else(missing)?;
+    let chain = session
+        .history()
+        .chain(staged.size, &Tag::from_digest(&staged.hash))
+        .ok_or_else(missing)?;
     let keys: Vec<_> =
         chain.iter().map(|piece| (bucket.layout.piece(&staged.id, piece), piece.len())).collect();
     hash(bucket, &keys, algorithm).await

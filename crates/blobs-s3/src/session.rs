@@ -103,15 +103,6 @@ impl<'a> History<'a> {
         Some(chain)
     }
 
-    /// Pieces that make up `size` bytes whatever they hash to, the same ones each time.
-    pub(crate) fn some_chain(&self, size: u64) -> Option<Vec<&'a Piece>> {
-        if size == 0 {
-            return Some(Vec::new());
-        }
-        let tag = self.ends.keys().filter(|(end, _)| *end == size).map(|(_, tag)| *tag).min()?;
-        self.chain(size, tag)
-    }
-
     /// All ways in which more than `size` bytes, but no fewer than that, are there: the last piece of each has that place
     /// in its middle.
     pub(crate) fn chains_over(&self, size: u64) -> Vec<Vec<&'a Piece>> {
@@ -154,7 +145,6 @@ mod tests {
             history.chain(30, &Tag::made_up("d")).expect("there")[1].after,
             Tag::made_up("c")
         );
-        assert_eq!(history.some_chain(20).expect("there")[1].after, Tag::made_up("b"));
         assert_eq!(history.chains_over(15).len(), 2);
         assert!(history.chains_over(20).is_empty());
     }

@@ -168,7 +168,12 @@ pub(crate) async fn create(bucket: &Bucket, id: &UploadId) -> Result<(), BlobErr
     }
 }
 
-pub(crate) async fn finish(bucket: &Bucket, id: &UploadId, size: u64) -> Result<Staged, BlobError> {
+pub(crate) async fn finish(
+    bucket: &Bucket,
+    id: &UploadId,
+    whole: &Appended,
+) -> Result<Staged, BlobError> {
+    let (size, hash) = (whole.size, whole.hasher.clone().finish());
     let session = Session::load(bucket, id).await?;
     if !session.begun {
         return Err(BlobError::UploadNotFound(id.clone()));
@@ -179,13 +184,13 @@ pub(crate) async fn finish(bucket: &Bucket, id: &UploadId, size: u64) -> Result<
         Some(closed) => return Err(offset(closed)),
         None => {
             let history = session.history();
-            if history.some_chain(size).is_none() {
+            if history.chain(size, &Tag::from_digest(&hash)).is_none() {
                 return Err(offset(history.present()));
             }
             bucket.put(&bucket.layout.closed(id, size), PutPayload::default()).await?;
         }
     }
-    Ok(Staged { id: id.clone(), size })
+    Ok(Staged { id: id.clone(), size, hash })
 }
 
 pub(crate) async fn reopen(bucket: &Bucket, id: &UploadId, at: u64) -> Result<(), BlobError> {
@@ -268,7 +273,8 @@ async fn put_large(
     }
     exceeds(digest, size, pumped.size)?;
     check(digest, size, pumped.size, pumped.hasher)?;
-    publish::publish(bucket, &Staged { id: id.clone(), size: pumped.size }, digest).await?;
+    let staged = Staged { id: id.clone(), size: pumped.size, hash: *digest };
+    publish::publish(bucket, &staged, digest).await?;
     Ok(pumped.size)
 }
 

@@ -43,8 +43,8 @@ async fn large_blobs_need_little_memory() {
     let done = storage.upload_append(&id, 0, hasher, frames).await.expect("appended");
     let appended = began.elapsed();
     assert_eq!(done.size, SIZE * MIB);
-    let digest = done.hasher.finish();
-    let staged = storage.upload_finish(&id, done.size).await.expect("finished");
+    let digest = done.hasher.clone().finish();
+    let staged = storage.upload_finish(&id, &done).await.expect("finished");
     let began = Instant::now();
     storage.publish(&staged, &digest).await.expect("published");
     let published = began.elapsed();

@@ -76,7 +76,7 @@ async fn measure(dir: PathBuf, size: usize) -> Result<(), BlobError> {
         let step = Step::begin(name);
         storage.upload_create(&id).await?;
         let done = storage.upload_append(&id, 0, Hasher::new(Algorithm::Sha256), parts).await?;
-        let staged = storage.upload_finish(&id, done.size).await?;
+        let staged = storage.upload_finish(&id, &done).await?;
         assert_eq!(done.hasher.finish(), digest);
         storage.publish(&staged, &digest).await?;
         storage.upload_abort(&id).await?;
@@ -108,7 +108,7 @@ async fn small(storage: &FileStorage) -> Result<(), BlobError> {
                 storage.upload_create(&id).await?;
                 let hasher = Hasher::new(Algorithm::Sha256);
                 let done = storage.upload_append(&id, 0, hasher, body(content)).await?;
-                let staged = storage.upload_finish(&id, done.size).await?;
+                let staged = storage.upload_finish(&id, &done).await?;
                 let digest = done.hasher.finish();
                 storage.publish(&staged, &digest).await?;
                 storage.upload_abort(&id).await?;

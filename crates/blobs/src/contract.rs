@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dtr_types::{Algorithm, Digest, Hasher, Random as _, SeededRandom, UploadId};
 use futures_util::{StreamExt as _, stream};
 
-use crate::{BlobError, BlobStorage, BoxError, ByteStream, Staged, body, empty_body};
+use crate::{Appended, BlobError, BlobStorage, BoxError, ByteStream, Staged, body, empty_body};
 
 /// A storage under test, and a source of ids and content.
 pub struct Contract {
@@ -44,6 +44,13 @@ pub fn broken(frames: Vec<Bytes>) -> ByteStream {
     stream::iter(frames.into_iter().map(Ok)).chain(cut).boxed()
 }
 
+/// What an upload of this content has come to.
+fn whole(content: &[u8]) -> Appended {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    hasher.update(content);
+    Appended { size: content.len() as u64, hasher }
+}
+
 impl Contract {
     fn id(&self) -> UploadId {
         UploadId::random(&self.random)
@@ -67,8 +74,8 @@ impl Contract {
         let done = self.storage.upload_append(&id, 0, hasher, body(content.clone())).await;
         let done = done.expect("appended");
         assert_eq!(done.size, content.len() as u64);
-        assert_eq!(done.hasher.finish(), Digest::of(content));
-        self.storage.upload_finish(&id, done.size).await.expect("finished")
+        assert_eq!(done.hasher.clone().finish(), Digest::of(content));
+        self.storage.upload_finish(&id, &done).await.expect("finished")
     }
 
     async fn read(&self, digest: &Digest) -> Bytes {
@@ -93,9 +100,9 @@ impl Contract {
         let append = self.storage.upload_append(&id, 0, hasher, empty_body());
         let append = append.await.map_err(BlobError::from);
         assert!(matches!(append, Err(BlobError::UploadNotFound(_))), "{append:?}");
-        let finish = self.storage.upload_finish(&self.id(), 0).await;
+        let finish = self.storage.upload_finish(&self.id(), &whole(b"")).await;
         assert!(matches!(finish, Err(BlobError::UploadNotFound(_))), "{finish:?}");
-        let staged = Staged { id: self.id(), size: 0 };
+        let staged = Staged { id: self.id(), size: 0, hash: digest };
         let publish = self.storage.publish(&staged, &digest).await;
         assert!(matches!(publish, Err(BlobError::UploadNotFound(_))), "{publish:?}");
         self.storage.upload_abort(&self.id()).await.expect("without effect");
@@ -186,8 +193,15 @@ impl Contract {
             let done = done.expect("appended");
             (at, saved) = (done.size, done.hasher.save());
         }
-        assert_eq!(Hasher::resume(&saved).expect("own state").finish(), digest);
-        let staged = self.storage.upload_finish(&id, at).await.expect("finished");
+        let hasher = Hasher::resume(&saved).expect("own state");
+        assert_eq!(hasher.clone().finish(), digest);
+        let all = Appended { size: at, hasher };
+        let staged = self.storage.upload_finish(&id, &all).await.expect("finished");
+        assert_eq!(staged, Staged { id: id.clone(), size: at, hash: digest });
+        let wrong = self.storage.publish(&staged, &Digest::with(Algorithm::Sha512, b"else")).await;
+        assert!(matches!(wrong, Err(BlobError::Mismatch { .. })), "{wrong:?}");
+        let wrong = self.storage.publish(&staged, &Digest::of(b"else")).await;
+        assert!(matches!(wrong, Err(BlobError::Mismatch { .. })), "{wrong:?}");
         assert!(self.storage.stat(&digest).await.expect("readable").is_none());
         self.storage.publish(&staged, &digest).await.expect("published");
         assert_eq!(self.read(&digest).await, content);
@@ -217,14 +231,15 @@ impl Contract {
         let gap = self.storage.upload_append(&id, 900_001, done.hasher.clone(), body("x")).await;
         let gap = gap.map_err(BlobError::from);
         assert!(matches!(gap, Err(BlobError::Offset { present: 900_000, .. })), "{gap:?}");
-        let more = self.storage.upload_finish(&id, 900_001).await;
+        let more = Appended { size: 900_001, hasher: done.hasher.clone() };
+        let more = self.storage.upload_finish(&id, &more).await;
         assert!(matches!(more, Err(BlobError::Offset { present: 900_000, .. })), "{more:?}");
         // The same before the end.
         self.storage
-            .upload_append(&id, 900_000, done.hasher, body("unrecorded"))
+            .upload_append(&id, 900_000, done.hasher.clone(), body("unrecorded"))
             .await
             .expect("appended");
-        let staged = self.storage.upload_finish(&id, 900_000).await.expect("finished");
+        let staged = self.storage.upload_finish(&id, &done).await.expect("finished");
         let digest = Digest::of(&content);
         self.storage.publish(&staged, &digest).await.expect("published");
         self.storage.upload_abort(&id).await.expect("removed");
@@ -239,7 +254,8 @@ impl Contract {
         let late = self.storage.upload_append(&staged.id, 1000, hasher, body("late")).await;
         let late = late.map_err(BlobError::from);
         assert!(matches!(late, Err(BlobError::UploadNotFound(_))), "{late:?}");
-        let again = self.storage.upload_finish(&staged.id, 1000).await.expect("may be repeated");
+        let again = self.storage.upload_finish(&staged.id, &whole(&content)).await;
+        let again = again.expect("may be repeated");
         assert_eq!(again, staged);
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             let digest = self.storage.staged_digest(&staged, algorithm).await.expect("hashed");
@@ -279,8 +295,8 @@ impl Contract {
                     let end = end.await.expect("appended");
                     let whole = [&content[..at], &other].concat();
                     let second = Digest::of(&whole);
-                    assert_eq!(end.hasher.finish(), second);
-                    let staged = self.storage.upload_finish(id, end.size).await.expect("finished");
+                    assert_eq!(end.hasher.clone().finish(), second);
+                    let staged = self.storage.upload_finish(id, &end).await.expect("finished");
                     self.storage.publish(&staged, &second).await.expect("published");
                     assert_eq!(self.read(&second).await, whole);
                     self.remove(&second).await;
@@ -365,7 +381,7 @@ impl Contract {
             self.storage.upload_append(&id, 0, Hasher::new(Algorithm::Sha256), body("another"));
         let second = second.await.map_err(BlobError::from);
         assert!(matches!(second, Err(BlobError::UploadBusy(_))), "{second:?}");
-        let finish = self.storage.upload_finish(&id, 0).await;
+        let finish = self.storage.upload_finish(&id, &whole(b"")).await;
         assert!(matches!(finish, Err(BlobError::UploadBusy(_))), "{finish:?}");
         drop(sender);
         let first = first.await.expect("no panic").expect("appended");

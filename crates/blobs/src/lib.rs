@@ -82,14 +82,16 @@ pub trait BlobStorage: Send + Sync + Debug {
     /// all bytes that it counts are durable: after a power loss an upload that is still there has the recorded bytes, and
     /// none that differ from what was hashed. (An upload begun shortly before may be gone as a whole.)
     ///
-    /// Bytes beyond `at`, left by a crash between an append and its record, are dropped first. Frames are gathered to
-    /// large writes; memory is bounded by a few of them.
+    /// Bytes beyond `at`, left by a crash between an append and its record, or by an append that has no record yet, are
+    /// neither counted nor changed: whatever appends to an upload at once, on whatever replica, each finds the bytes of its
+    /// own record, and whose record is committed finds them again. Frames are gathered to large writes; memory is bounded
+    /// by a few of them.
     ///
     /// # Errors
     /// When the body breaks off or the disk is full, [`AppendError::kept`] says what is durable of it nevertheless.
-    /// [`BlobError::Offset`] when the storage has less than `at` bytes, [`BlobError::UploadBusy`] when another append or
-    /// finish of it is under way, [`BlobError::UploadNotFound`] also after [`Self::upload_finish`], until
-    /// [`Self::upload_reopen`].
+    /// [`BlobError::Offset`] when the storage has less than `at` bytes, [`BlobError::UploadBusy`] when this process is
+    /// appending to it or finishing it, [`BlobError::UploadNotFound`] when no such bytes are there, and it may be so after
+    /// [`Self::upload_finish`], until [`Self::upload_reopen`].
     async fn upload_append(
         &self,
         id: &UploadId,
@@ -98,13 +100,12 @@ pub trait BlobStorage: Send + Sync + Debug {
         body: ByteStream,
     ) -> Result<Appended, AppendError>;
 
-    /// Closes an upload of `size` recorded bytes; nothing can be appended after it. May be repeated.
-    ///
-    /// The caller has compared the digest of its recorded hash state with what the client said.
+    /// Closes an upload with the bytes of which `whole` is the size and hash state; they do not change any more. May be
+    /// repeated.
     ///
     /// # Errors
     /// As [`Self::upload_append`].
-    async fn upload_finish(&self, id: &UploadId, size: u64) -> Result<Staged, BlobError>;
+    async fn upload_finish(&self, id: &UploadId, whole: &Appended) -> Result<Staged, BlobError>;
 
     /// Makes an upload that was finished one that can be appended to again, with its first `at` bytes: the process died
     /// between the finish and the commit that should have followed. Without effect on one that was not finished.
@@ -124,11 +125,11 @@ pub trait BlobStorage: Send + Sync + Debug {
     ) -> Result<Digest, BlobError>;
 
     /// Makes a staged upload readable as `digest`, with the present time as its time of modification. When it returns, the
-    /// blob is durable under its name. Replaces what is there under the name: these bytes were just checked. May be
+    /// blob is durable under its name. Replaces what is there under the name: these bytes are known to be right. May be
     /// repeated, and may run at once for several uploads of the same digest.
     ///
     /// # Errors
-    /// [`BlobError::UploadNotFound`] after [`Self::upload_abort`].
+    /// [`BlobError::Mismatch`] when they hash to something else, [`BlobError::UploadNotFound`] after [`Self::upload_abort`].
     async fn publish(&self, staged: &Staged, digest: &Digest) -> Result<(), BlobError>;
 
     /// Removes an upload, staged or not, published or not. Without effect when there is none.

@@ -73,6 +73,8 @@ pub struct Staged {
     pub id: UploadId,
     /// Its size in bytes.
     pub size: u64,
+    /// What its bytes hash to, by the algorithm that ran while they came.
+    pub hash: Digest,
 }
 
 /// What a storage says of itself.

@@ -2,8 +2,10 @@
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
-use dtr_blobs::{BlobError, BlobStorage as _, FileStorage, Options, body};
-use dtr_types::{Digest, SeededRandom, SystemClock};
+use bytes::Bytes;
+use dtr_blobs::{Appended, BlobError, BlobStorage as _, FileStorage, Options, body};
+use dtr_types::{Algorithm, Digest, Hasher, SeededRandom, SystemClock, SystemRandom, UploadId};
+use futures_util::StreamExt as _;
 
 fn options() -> Options {
     Options::new(Arc::new(SystemClock), Arc::new(SeededRandom::new(1)))
@@ -65,7 +67,6 @@ async fn foreign_files_are_left_alone() {
 
 #[tokio::test]
 async fn a_file_that_shrinks_while_it_is_read_is_an_error() {
-    use futures_util::StreamExt as _;
     let dir = tempfile::tempdir().expect("a directory");
     let storage = open(dir.path()).await;
     let content = vec![7u8; 3_000_000];
@@ -82,4 +83,92 @@ async fn a_file_that_shrinks_while_it_is_read_is_an_error() {
         end = Some(block);
     }
     assert!(matches!(end, Some(Err(BlobError::Corrupt { .. }))), "{end:?}");
+}
+
+async fn append(
+    storage: &FileStorage,
+    id: &UploadId,
+    on: &Appended,
+    content: &str,
+) -> Result<Appended, BlobError> {
+    let bytes = body(content.to_owned());
+    Ok(storage.upload_append(id, on.size, on.hasher.clone(), bytes).await?)
+}
+
+fn nothing() -> Appended {
+    Appended { size: 0, hasher: Hasher::new(Algorithm::Sha256) }
+}
+
+async fn is_published(storage: &FileStorage, id: &UploadId, whole: &Appended, content: &str) {
+    let digest = Digest::of(content.as_bytes());
+    let staged = storage.upload_finish(id, whole).await.expect("finished");
+    storage.publish(&staged, &digest).await.expect("published");
+    let read = storage.read(&digest, None).await.expect("stored").bytes().await;
+    assert_eq!(read.expect("readable"), content);
+}
+
+/// Two replicas that go on from one record: each has its own bytes, whichever of them is recorded.
+#[tokio::test]
+async fn writers_of_one_upload_do_not_mix() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let other = Options::new(Arc::new(SystemClock), Arc::new(SeededRandom::new(2)));
+    let other = FileStorage::open(dir.path(), other).await.expect("opened");
+    let one = open(dir.path()).await;
+    for first in ["", "first "] {
+        let id = UploadId::random(&SystemRandom);
+        one.upload_create(&id).await.expect("begun");
+        let at = append(&one, &id, &nothing(), first).await.expect("appended");
+        let (sender, received) = tokio::sync::oneshot::channel::<()>();
+        let frames = futures_util::stream::once(async { Ok(Bytes::from("ev")) });
+        let frames = frames.chain(futures_util::stream::once(async {
+            received.await.expect("sent");
+            Ok(Bytes::from("il"))
+        }));
+        let slow = other.upload_append(&id, at.size, at.hasher.clone(), frames.boxed());
+        let quick = async {
+            let good = append(&one, &id, &at, "good").await.expect("appended");
+            sender.send(()).expect("waited for");
+            good
+        };
+        let (evil, good) = tokio::join!(slow, quick);
+        let evil = evil.expect("appended");
+        assert_eq!(evil.size, good.size);
+        is_published(&one, &id, &good, &format!("{first}good")).await;
+        is_published(&one, &id, &evil, &format!("{first}evil")).await;
+        let late = append(&other, &id, &at, "late").await.expect("appended");
+        is_published(&other, &id, &late, &format!("{first}late")).await;
+        let more = append(&other, &id, &good, " and more").await.expect("appended");
+        is_published(&one, &id, &more, &format!("{first}good and more")).await;
+        let unknown = append(&one, &id, &Appended { size: good.size, ..nothing() }, "x").await;
+        assert!(matches!(unknown, Err(BlobError::UploadNotFound(_))), "{unknown:?}");
+        one.upload_abort(&id).await.expect("removed");
+        assert!(one.uploads(None, 10).await.expect("listed").is_empty());
+        for whole in ["good", "evil", "late", "good and more"] {
+            let whole = format!("{first}{whole}");
+            let read = one.read(&Digest::of(whole.as_bytes()), None).await.expect("stored");
+            assert_eq!(read.bytes().await.expect("readable"), whole);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_of_an_earlier_version_goes_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let storage = open(dir.path()).await;
+    for end in ["", ".staged"] {
+        let id = UploadId::random(&SystemRandom);
+        let earlier = dir.path().join(format!("uploads/{id}{end}"));
+        // More than was recorded, as after a crash.
+        std::fs::write(&earlier, "first and unrecorded").expect("written");
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(b"first ");
+        let at = Appended { size: 6, hasher };
+        let listed = storage.uploads(None, 10).await.expect("listed");
+        assert_eq!((listed.len(), listed[0].size), (1, 20));
+        storage.upload_reopen(&id, 6).await.expect("there");
+        let whole = append(&storage, &id, &at, "second").await.expect("appended");
+        is_published(&storage, &id, &whole, "first second").await;
+        storage.upload_abort(&id).await.expect("removed");
+        assert!(storage.uploads(None, 10).await.expect("listed").is_empty());
+    }
 }

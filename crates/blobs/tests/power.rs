@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
 use dtr_blobs::{
-    BlobError, BlobStorage, FileStorage, body,
+    Appended, BlobError, BlobStorage, FileStorage, body,
     simulated::{Loss, SimulatedDisk},
 };
 use dtr_types::{Algorithm, Digest, Hasher, Random as _, SeededRandom, UploadId};
@@ -79,9 +79,10 @@ async fn complete(
     layer: &Bytes,
 ) -> Result<(), BlobError> {
     let (size, hasher) = records.uploads[id].clone();
-    let digest = Hasher::resume(&hasher).expect("own state").finish();
+    let hasher = Hasher::resume(&hasher).expect("own state");
+    let digest = hasher.clone().finish();
     assert_eq!(digest, Digest::of(layer), "the saved hash is that of the content");
-    let staged = storage.upload_finish(id, size).await?;
+    let staged = storage.upload_finish(id, &Appended { size, hasher }).await?;
     storage.publish(&staged, &digest).await?;
     records.stored.insert(digest, layer.clone());
     records.uploads.remove(id);
@@ -245,8 +246,8 @@ async fn a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room() {
     assert!(storage.health().await.is_writable());
     let rest = body(new.slice(kept.size as usize..));
     let done = storage.upload_append(&id, kept.size, kept.hasher, rest).await.expect("appended");
-    assert_eq!(done.hasher.finish(), Digest::of(&new));
-    let staged = storage.upload_finish(&id, done.size).await.expect("finished");
+    assert_eq!(done.hasher.clone().finish(), Digest::of(&new));
+    let staged = storage.upload_finish(&id, &done).await.expect("finished");
     storage.publish(&staged, &Digest::of(&new)).await.expect("published");
     let reader = storage.read(&Digest::of(&new), None).await.expect("readable");
     assert_eq!(reader.bytes().await.expect("readable"), new);

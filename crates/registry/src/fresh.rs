@@ -11,7 +11,7 @@ use dtr_types::{
 };
 
 /// The revision of a session without a record; no commit has it.
-const NOT_STORED: Revision = Revision(0);
+const NOT_STORED: Revision = Revision::ZERO;
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +58,7 @@ pub(crate) fn session(
         hash: Hasher::new(algorithm).save(),
         started_at: now,
         updated_at: now,
+        ended: false,
     };
     Versioned { value, modified: NOT_STORED }
 }

@@ -3,6 +3,10 @@
 //! A session is a record in the store (offset, state of the hash) and bytes in the blob storage; both outlive the process
 //! and either replica can go on with it. The record is written after the bytes are durable, so it never promises more than
 //! there is. Before its first byte a session is its id alone (`fresh`).
+//!
+//! Of requests that write to one session at once, on several replicas, the one counts whose record is committed first: its
+//! bytes are apart from those of the others, and named by what they hash to (see the blob storage's `session`). So nothing
+//! is removed before the session has ended: what a request has written in vain, another one may have written too.
 
 use axum::{
     body::Body,
@@ -13,7 +17,7 @@ use axum::{
 use dtr_access::Operation;
 use dtr_blobs::{Appended, BoxError, ByteStream, Staged};
 use dtr_catalog::{
-    Catalog, LinkCheck, Versioned,
+    Catalog, LinkCheck, Versioned, keys,
     records::{Repository, UploadRecord},
 };
 use dtr_store::{Transaction, together::inherit};
@@ -202,8 +206,8 @@ async fn take_whole(
         let hasher = Hasher::new(digest.algorithm());
         let appended = registry.blobs.upload_append(&id, 0, hasher, body).await;
         let appended = appended.map_err(|failed| OciError::from(failed.error))?;
-        check_digest(appended.hasher.finish(), digest)?;
-        let staged = registry.blobs.upload_finish(&id, appended.size).await?;
+        check_digest(appended.hasher.clone().finish(), digest)?;
+        let staged = registry.blobs.upload_finish(&id, &appended).await?;
         link(&registry, &repository, &digest, &staged, None).await
     };
     let result = taken.await;
@@ -227,8 +231,7 @@ fn check_digest(actual: Digest, expected: Digest) -> Result<(), OciError> {
     )))
 }
 
-/// The sessions that a request is writing to. Between the reading of a session's record and its next one nobody else may
-/// append: a second writer with an older record would cut off what the first has acknowledged.
+/// The sessions that a request of this replica is writing to: a client that sends to one twice is told so at once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Writers(Arc<Mutex<HashSet<UploadId>>>);
 
@@ -273,7 +276,12 @@ async fn link(
     session: Option<&Versioned<UploadRecord>>,
 ) -> Result<(), OciError> {
     let catalog = &registry.catalog;
-    let extra = || session.map_or_else(Transaction::new, Catalog::end_upload);
+    // One that was not stored must not be by now: another replica has acknowledged bytes of it.
+    let extra = || match session {
+        None => Transaction::new(),
+        Some(session) if is_stored(session) => Catalog::end_upload(session),
+        Some(session) => Transaction::new().if_absent(keys::upload(&session.value.id)),
+    };
     for _ in 0..ATTEMPTS_MAX {
         let linked = match catalog.check_link(digest).await? {
             LinkCheck::Condemned => {
@@ -292,12 +300,18 @@ async fn link(
             return Ok(());
         }
         // Mostly another push of the same blob was faster. What cannot be healed by another try is told.
-        if let Some(session) = session
-            && catalog.get_upload(&session.value.id).await?.is_none()
-        {
-            return Err(OciError::upload_unknown(session.value.id.as_str()));
+        if let Some(session) = session {
+            let id = &session.value.id;
+            match catalog.get_upload(id).await? {
+                None if !is_stored(session) => {}
+                Some(now) if now.modified == session.modified => {}
+                Some(now) if !now.value.ended => {
+                    return Err(dtr_blobs::BlobError::UploadBusy(id.clone()).into());
+                }
+                _ => return Err(OciError::upload_unknown(id.as_str())),
+            }
         }
-        if catalog.get(&dtr_catalog::keys::repository(&repository.id)).await?.is_none() {
+        if catalog.get(&keys::repository(&repository.id)).await?.is_none() {
             return Err(OciError::name_unknown(&repository.name));
         }
     }
@@ -316,7 +330,7 @@ async fn session(
     if let Some(found) = catalog.get_upload(id).await? {
         let record = &found.value;
         let theirs = record.repository != *of.repository || record.account.as_ref() != of.account;
-        return if theirs { Err(unknown()) } else { Ok(found) };
+        return if theirs || record.ended { Err(unknown()) } else { Ok(found) };
     }
     if asked.registry.ended.contains_key(id) {
         return Err(unknown());
@@ -336,16 +350,11 @@ async fn prepare(registry: &Registry, found: &Versioned<UploadRecord>) -> Result
     }
     let id = &found.value.id;
     match registry.blobs.upload_create(id).await {
-        // Another replica writes to it, or did so when it stopped.
-        Err(dtr_blobs::BlobError::UploadExists(_)) => Err(OciError::upload_unknown(id.as_str())),
+        // A request that broke off has made it, or one to another replica.
+        Err(dtr_blobs::BlobError::UploadExists(_)) => {
+            Ok(registry.blobs.upload_reopen(id, 0).await?)
+        }
         made => Ok(made?),
-    }
-}
-
-/// Removes the bytes of a session that has no record, after a failure: it may begin again.
-async fn undo(registry: &Registry, found: &Versioned<UploadRecord>) {
-    if !is_stored(found) {
-        leave(registry, &found.value.id).await;
     }
 }
 
@@ -402,7 +411,7 @@ fn chunk_end(headers: &HeaderMap) -> Result<Option<u64>, OciError> {
 }
 
 /// Appends a body to a session. What has come of a body that broke off is recorded. One that does not fit its
-/// `Content-Range` is not: the next append drops its bytes.
+/// `Content-Range` is not: the next append goes on without its bytes.
 async fn append(
     registry: &Registry,
     found: &Versioned<UploadRecord>,
@@ -417,7 +426,6 @@ async fn append(
     }
     match registry.blobs.upload_append(&record.id, record.offset, hasher, body).await {
         Ok(appended) if end.is_some_and(|end| end != appended.size) => {
-            undo(registry, found).await;
             Err(OciError::size_invalid(format!(
                 "the chunk has {} bytes, which does not fit its Content-Range",
                 appended.size - record.offset
@@ -425,9 +433,10 @@ async fn append(
         }
         Ok(appended) => Ok(appended),
         Err(failed) => {
-            match &failed.kept {
-                Some(kept) if kept.size > 0 => record_progress(registry, found, kept).await?,
-                _ => undo(registry, found).await,
+            if let Some(kept) = &failed.kept
+                && kept.size > record.offset
+            {
+                record_progress(registry, found, kept).await?;
             }
             Err(failed.error.into())
         }
@@ -445,17 +454,18 @@ async fn record_progress(
         updated_at: registry.catalog.now(),
         ..found.value.clone()
     };
-    if !is_stored(found) {
-        // If that fails, the bytes stay for the purge: the record may be there nevertheless.
-        return Ok(registry.catalog.create_upload(&new).await?);
-    }
-    if registry.catalog.update_upload(found, &new).await? {
+    let recorded = if is_stored(found) {
+        registry.catalog.update_upload(found, &new).await?
+    } else {
+        registry.catalog.create_upload(&new).await?
+    };
+    if recorded {
         return Ok(());
     }
     // Given up meanwhile, or another replica wrote to it.
     match registry.catalog.get_upload(&new.id).await? {
-        None => Err(OciError::upload_unknown(new.id.as_str())),
-        Some(_) => Err(dtr_blobs::BlobError::UploadBusy(new.id).into()),
+        Some(now) if !now.value.ended => Err(dtr_blobs::BlobError::UploadBusy(new.id).into()),
+        _ => Err(OciError::upload_unknown(new.id.as_str())),
     }
 }
 
@@ -529,35 +539,21 @@ async fn finish(
     digest: Digest,
 ) -> Result<Response, OciError> {
     let id = &found.value.id;
-    let done = async {
-        let staged = registry.blobs.upload_finish(id, whole.size).await?;
-        let actual = if whole.hasher.algorithm() == digest.algorithm() {
-            whole.hasher.finish()
-        } else {
-            // The client did not announce with what it would end: all of it is read again.
-            registry.blobs.staged_digest(&staged, digest.algorithm()).await?
-        };
-        if let Err(error) = check_digest(actual, digest) {
-            return Ok(Err(error));
-        }
-        link(registry, repository, &digest, &staged, is_stored(found).then_some(found)).await?;
-        Ok(Ok(()))
+    let staged = registry.blobs.upload_finish(id, &whole).await?;
+    let actual = if whole.hasher.algorithm() == digest.algorithm() {
+        whole.hasher.finish()
+    } else {
+        // The client did not announce with what it would end: all of it is read again.
+        registry.blobs.staged_digest(&staged, digest.algorithm()).await?
     };
-    let wrong = match done.await {
-        Ok(linked) => linked.err(),
-        Err(error) => {
-            undo(registry, found).await;
-            return Err(error);
+    if let Err(error) = check_digest(actual, digest) {
+        if !registry.catalog.close_upload(found).await? {
+            return Err(dtr_blobs::BlobError::UploadBusy(id.clone()).into());
         }
-    };
-    if wrong.is_some() && is_stored(found) {
-        registry.catalog.delete_upload(id).await?;
-    }
-    registry.ended.insert(id.clone(), ());
-    if let Some(error) = wrong {
         leave(registry, id).await;
         return Err(error);
     }
+    link(registry, repository, &digest, &staged, Some(found)).await?;
     // From here on the blob is stored whatever happens.
     registry.ended.insert(id.clone(), ());
     leave(registry, id).await;
@@ -582,13 +578,14 @@ pub(crate) async fn cancel(
     id: UploadId,
 ) -> Result<Response, OciError> {
     let repository = asked.repository(&name, Operation::Push).await?;
-    let found = session(asked, &repository, &id).await?;
-    if is_stored(&found) {
-        asked.registry.catalog.delete_upload(&id).await?;
+    for _ in 0..ATTEMPTS_MAX {
+        let found = session(asked, &repository, &id).await?;
+        if asked.registry.catalog.close_upload(&found).await? {
+            leave(asked.registry, &id).await;
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
     }
-    asked.registry.ended.insert(id.clone(), ());
-    leave(asked.registry, &id).await;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    Err(dtr_blobs::BlobError::UploadBusy(id).into())
 }

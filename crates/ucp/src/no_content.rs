@@ -47,7 +47,7 @@ impl BlobStorage for NoContent {
         Err(BlobError::UploadNotFound(id.clone()).into())
     }
 
-    async fn upload_finish(&self, id: &UploadId, _: u64) -> Result<Staged, BlobError> {
+    async fn upload_finish(&self, id: &UploadId, _: &Appended) -> Result<Staged, BlobError> {
         Err(BlobError::UploadNotFound(id.clone()))
     }
 

@@ -5,7 +5,7 @@ mod server;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use dtr_blobs::{BlobError, BlobStorage, BoxError, ByteStream, Staged, body};
+use dtr_blobs::{Appended, BlobError, BlobStorage, BoxError, ByteStream, Staged, body};
 use dtr_blobs_s3::S3Storage;
 use dtr_types::{
     Algorithm, Digest, Hasher, Random as _, Secret, SeededRandom, SystemRandom, UploadId,
@@ -21,8 +21,9 @@ fn content(seed: u64, size: usize) -> Bytes {
     content.into()
 }
 
-async fn publish(storage: &S3Storage, id: &UploadId, size: u64, digest: &Digest) {
-    let staged = storage.upload_finish(id, size).await.expect("finished");
+async fn publish(storage: &S3Storage, id: &UploadId, whole: &Appended) {
+    let digest = &whole.hasher.clone().finish();
+    let staged = storage.upload_finish(id, whole).await.expect("finished");
     storage.publish(&staged, digest).await.expect("published");
     storage.upload_abort(id).await.expect("removed");
 }
@@ -84,7 +85,9 @@ async fn an_upload_is_handed_from_replica_to_replica() {
     let pieces = files(&server.bucket()).len();
     assert!(pieces < 60, "{pieces} objects: small pieces are joined");
     let digest = Digest::of(&whole);
-    let staged = replicas[0].upload_finish(&id, at as u64).await.expect("finished");
+    let hasher = Hasher::resume(&saved).expect("own state");
+    let all = Appended { size: at as u64, hasher };
+    let staged = replicas[0].upload_finish(&id, &all).await.expect("finished");
     let other = replicas[1].staged_digest(&staged, Algorithm::Sha512).await.expect("hashed");
     assert_eq!(other, Digest::with(Algorithm::Sha512, &whole));
     replicas[1].publish(&staged, &digest).await.expect("published");
@@ -117,10 +120,10 @@ async fn two_writers_do_not_mix() {
         replicas[n].upload_append(&id, base.len() as u64, hasher.clone(), body(tails[n].clone()))
     };
     let (one, two) = tokio::join!(append(0), append(1));
-    assert_eq!(one.expect("appended").size, two.expect("appended").size);
-    let size = (base.len() + tails[0].len()) as u64;
-    let staged = replicas[0].upload_finish(&id, size).await.expect("finished");
-    for tail in &tails {
+    let done = [one.expect("appended"), two.expect("appended")];
+    assert_eq!(done[0].size, done[1].size);
+    for (tail, done) in tails.iter().zip(&done) {
+        let staged = replicas[0].upload_finish(&id, done).await.expect("finished");
         let whole = [&base[..], tail].concat();
         let digest = Digest::of(&whole);
         replicas[1].publish(&staged, &digest).await.expect("published");
@@ -163,9 +166,9 @@ async fn a_server_that_dies_in_between_is_waited_for() {
     drop(sender);
     let done = appending.await.expect("no panic").expect("appended in the end");
     assert_eq!(done.size, whole.len() as u64);
-    let digest = done.hasher.finish();
+    let digest = done.hasher.clone().finish();
     assert_eq!(digest, Digest::of(&whole));
-    publish(&storage, &id, done.size, &digest).await;
+    publish(&storage, &id, &done).await;
     let read = storage.read(&digest, None).await.expect("stored");
     assert_eq!(read.bytes().await.expect("readable"), whole);
 }
@@ -277,7 +280,7 @@ fn what_a_stopped_publication_left_goes_with_the_upload() {
         storage.upload_create(&id).await.expect("begun");
         let hasher = Hasher::new(Algorithm::Sha256);
         let done = storage.upload_append(&id, 0, hasher, body(whole)).await.expect("appended");
-        storage.upload_finish(&id, done.size).await.expect("finished")
+        storage.upload_finish(&id, &done).await.expect("finished")
     });
     for millis in [1, 5, 10, 20, 40, 80] {
         // With its runtime everything of the replica stops; the server is killed too, so that no request of its is left.

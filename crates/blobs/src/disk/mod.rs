@@ -87,6 +87,4 @@ pub trait DiskFile: Send + Sync {
     fn touch(&self, at: Timestamp) -> io::Result<()>;
     /// Asks the system to begin writing a part to the device, so that a later sync is short. May do nothing.
     fn write_out(&self, at: u64, length: u64);
-    /// Locks it for this handle until it is dropped; `false` when another handle, of any process, has it locked.
-    fn lock(&self) -> io::Result<bool>;
 }

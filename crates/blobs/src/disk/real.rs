@@ -1,7 +1,7 @@
 //! The operating system's files. Files are made with mode 0600, directories with 0700.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, IoSlice},
     num::NonZeroU64,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -135,15 +135,5 @@ impl DiskFile for RealFile {
         // On Linux this begins to write the range back without waiting, as sync_file_range would.
         // A hint: a file system that cannot take it loses nothing.
         let _ = rustix::fs::fadvise(&self.0, at, NonZeroU64::new(length), Advice::DontNeed);
-    }
-
-    fn lock(&self) -> io::Result<bool> {
-        match self.0.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            // A file system without locks: the caller's records still decide, as they do on an object store.
-            Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(true),
-            Err(TryLockError::Error(e)) => Err(e),
-        }
     }
 }

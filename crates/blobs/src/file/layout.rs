@@ -3,9 +3,14 @@
 //! | path below the root | what |
 //! |---|---|
 //! | `docker/registry/v2/blobs/<algorithm>/<first 2 digits>/<digits>/data` | a published blob |
-//! | `uploads/<upload id>` | an upload that is being written |
-//! | `uploads/<upload id>.staged` | the same, finished |
-//! | `uploads/<upload id>.publish` | a second name of it for the moment in which it replaces a blob; or a copy of it that is to be written on |
+//! | `uploads/<upload id>.d/` | an upload |
+//! | `uploads/<upload id>.d/open-<random>` | a file of it that one append writes, and nobody else |
+//! | `uploads/<upload id>.d/at-<size>-<algorithm>-<digits>` | what an append has left: so many bytes, with this hash |
+//! | `uploads/<upload id>.d/staged-<size>-<algorithm>-<digits>` | the same, finished |
+//! | `uploads/<upload id>.d/publish-<random>` | a second name of it for the moment in which it replaces a blob |
+//! | `uploads/<upload id>` | a blob that is stored at once |
+//!
+//! Earlier versions had an upload in `uploads/<upload id>`, `.staged` when it was finished, and `.publish`.
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +25,7 @@ pub(crate) const PROBE: &str = "uploads/.probe";
 /// The algorithms in the order of their digests.
 pub(crate) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 
+const SESSION: &str = ".d";
 const STAGED: &str = ".staged";
 const PUBLISH: &str = ".publish";
 
@@ -52,29 +58,66 @@ impl BlobPath {
 
 /// Names of one upload.
 pub(crate) struct UploadPath {
-    pub open: PathBuf,
-    pub staged: PathBuf,
-    pub publish: PathBuf,
+    /// The directory of all its files.
+    pub dir: PathBuf,
+    /// The file of a blob that is stored at once.
+    pub put: PathBuf,
+    /// Where earlier versions had it.
+    pub earlier: [PathBuf; 3],
 }
 
 impl UploadPath {
     pub(crate) fn new(id: &UploadId) -> Self {
-        let dir = Path::new(UPLOADS);
-        Self {
-            open: dir.join(id.as_str()),
-            staged: dir.join(format!("{id}{STAGED}")),
-            publish: dir.join(format!("{id}{PUBLISH}")),
-        }
+        let uploads = Path::new(UPLOADS);
+        let name = |end: &str| uploads.join(format!("{id}{end}"));
+        Self { dir: name(SESSION), put: name(""), earlier: [name(""), name(STAGED), name(PUBLISH)] }
+    }
+
+    /// A file that an append writes.
+    pub(crate) fn open(&self, random: &str) -> PathBuf {
+        self.dir.join(format!("open-{random}"))
+    }
+
+    /// A file of so many bytes, with this hash, that nobody writes.
+    pub(crate) fn at(&self, size: u64, hash: &Digest) -> PathBuf {
+        self.dir.join(format!("at-{size}-{}-{}", hash.algorithm().as_str(), hash.hex()))
+    }
+
+    /// The same, finished.
+    pub(crate) fn staged(&self, size: u64, hash: &Digest) -> PathBuf {
+        self.dir.join(format!("staged-{size}-{}-{}", hash.algorithm().as_str(), hash.hex()))
+    }
+
+    /// A second name of it.
+    pub(crate) fn publish(&self, random: &str) -> PathBuf {
+        self.dir.join(format!("publish-{random}"))
     }
 }
 
-/// Which upload a name in the directory of uploads belongs to, and whether it is staged.
-pub(crate) fn parse_upload(name: &str) -> Option<(UploadId, bool)> {
-    let (id, staged) = match name.strip_suffix(STAGED).or_else(|| name.strip_suffix(PUBLISH)) {
-        Some(id) => (id, true),
-        None => (name, false),
+/// What a name in the directory of uploads is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UploadName {
+    /// The directory of an upload.
+    Session,
+    /// A file, and whether it is staged.
+    File { staged: bool },
+}
+
+/// Which upload a name in the directory of uploads belongs to, and what it is.
+pub(crate) fn parse_upload(name: &str) -> Option<(UploadId, UploadName)> {
+    let (id, is) = if let Some(id) = name.strip_suffix(SESSION) {
+        (id, UploadName::Session)
+    } else if let Some(id) = name.strip_suffix(STAGED).or_else(|| name.strip_suffix(PUBLISH)) {
+        (id, UploadName::File { staged: true })
+    } else {
+        (name, UploadName::File { staged: false })
     };
-    Some((id.parse().ok()?, staged))
+    Some((id.parse().ok()?, is))
+}
+
+/// Whether a file of an upload's directory is a staged one.
+pub(crate) fn is_staged(name: &str) -> bool {
+    name.starts_with("staged-")
 }
 
 #[cfg(test)]
@@ -95,9 +138,16 @@ mod tests {
     #[test]
     fn foreign_names_are_no_uploads() {
         let id = "0123abcd-0123-4123-8123-0123456789ab";
-        assert_eq!(parse_upload(id), Some((id.parse().expect("valid"), false)));
-        assert!(parse_upload(&format!("{id}.staged")).is_some_and(|(_, staged)| staged));
-        for foreign in [".probe", "x", "", ".staged", "README"] {
+        for (end, is) in [
+            ("", UploadName::File { staged: false }),
+            (".staged", UploadName::File { staged: true }),
+            (".publish", UploadName::File { staged: true }),
+            (".d", UploadName::Session),
+        ] {
+            let parsed = parse_upload(&format!("{id}{end}"));
+            assert_eq!(parsed, Some((id.parse().expect("valid"), is)));
+        }
+        for foreign in [".probe", "x", "", ".staged", ".d", "README"] {
             assert_eq!(parse_upload(foreign), None);
         }
     }

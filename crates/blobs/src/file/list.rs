@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use dtr_types::{Algorithm, Digest, UploadId};
 
 use super::{Inner, failed, layout};
-use crate::{BlobEntry, BlobError, BlobInfo, UploadEntry};
+use crate::{BlobEntry, BlobError, BlobInfo, UploadEntry, disk::FileInfo};
 
 impl Inner {
     pub(super) fn list(
@@ -70,29 +70,50 @@ impl Inner {
         let dir = Path::new(layout::UPLOADS);
         let mut found: Vec<UploadEntry> = Vec::new();
         for name in self.sorted(dir)? {
-            let Some((id, staged)) = layout::parse_upload(&name) else { continue };
+            let Some((id, is)) = layout::parse_upload(&name) else { continue };
             if after.as_ref().is_some_and(|after| id <= *after) {
                 continue;
             }
-            let path = dir.join(&name);
-            let info = match self.disk.info(&path) {
-                Ok(info) => info,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(failed("look at", &path)(e)),
-            };
+            let Some(entry) = self.upload(id, is, &dir.join(&name))? else { continue };
             // Names of one upload are neighbours: the id is the longer ones' beginning.
             if let Some(last) = found.last_mut()
-                && last.id == id
+                && last.id == entry.id
             {
-                last.staged |= staged;
+                last.staged |= entry.staged;
                 continue;
             }
             if found.len() >= limit {
                 break;
             }
-            found.push(UploadEntry { id, size: info.size, modified: info.modified, staged });
+            found.push(entry);
         }
         Ok(found)
+    }
+
+    /// What is known of an upload by one name in the directory of uploads; `None` when it has just gone.
+    fn upload(
+        &self,
+        id: UploadId,
+        is: layout::UploadName,
+        path: &Path,
+    ) -> Result<Option<UploadEntry>, BlobError> {
+        let info = |path: &Path| match self.disk.info(path) {
+            Ok(info) => Ok(Some(info)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed("look at", path)(e)),
+        };
+        let Some(FileInfo { size, modified, .. }) = info(path)? else { return Ok(None) };
+        let layout::UploadName::File { staged } = is else {
+            let mut entry = UploadEntry { id, size: 0, modified, staged: false };
+            for name in self.sorted(path)? {
+                let Some(file) = info(&path.join(&name))? else { continue };
+                entry.size += file.size;
+                entry.modified = entry.modified.max(file.modified);
+                entry.staged |= layout::is_staged(&name);
+            }
+            return Ok(Some(entry));
+        };
+        Ok(Some(UploadEntry { id, size, modified, staged }))
     }
 
     /// The names in a directory in order; none when there is no such directory.

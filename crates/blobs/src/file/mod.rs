@@ -5,6 +5,7 @@ mod layout;
 mod list;
 mod publish;
 mod read;
+mod session;
 mod upload;
 
 use std::{
@@ -45,7 +46,7 @@ impl Options {
 /// `docker/registry/v2/blobs/<algorithm>/<2 digits>/<digits>/data`, and `uploads/` beside it.
 ///
 /// What is acknowledged was synced, the file first and then each directory that got a new entry. The root may be shared
-/// by several replicas if its file system has hard links or atomic renames, and locks (NFS version 4 does).
+/// by several replicas if its renames are atomic (those of NFS are). No lock is needed between them: see `session`.
 #[derive(Clone)]
 pub struct FileStorage(Arc<Inner>);
 
@@ -53,6 +54,8 @@ struct Inner {
     disk: Arc<dyn Disk>,
     options: Options,
     pool: read::Pool,
+    /// Uploads that this process is writing to.
+    busy: session::Busy,
     /// Shards whose own directory entry is known to be durable: a bit each, sha256 before sha512.
     shards: [AtomicU64; 8],
     /// Whether this file system can give a file a second name.
@@ -83,6 +86,7 @@ impl FileStorage {
             disk,
             options,
             pool: read::Pool::default(),
+            busy: session::Busy::default(),
             shards: [const { AtomicU64::new(0) }; 8],
             links: AtomicBool::new(true),
         }));
@@ -198,14 +202,6 @@ impl Inner {
         Ok(removed)
     }
 
-    fn upload_abort(&self, id: &UploadId) -> Result<(), BlobError> {
-        let path = layout::UploadPath::new(id);
-        for name in [&path.open, &path.publish, &path.staged] {
-            unless_missing(self.disk.remove_file(name)).map_err(failed("remove", name))?;
-        }
-        Ok(())
-    }
-
     /// Marks a shard's directory entry as durable; says whether it was marked already when `mark` is false.
     fn shard_is_durable(&self, digest: &Digest, mark: bool) -> bool {
         let offset = match digest.algorithm() {
@@ -269,12 +265,14 @@ impl BlobStorage for FileStorage {
         hasher: Hasher,
         body: ByteStream,
     ) -> Result<Appended, AppendError> {
+        let _turn = self.0.busy.take(id)?;
         upload::append(self, id.clone(), at, hasher, body).await
     }
 
-    async fn upload_finish(&self, id: &UploadId, size: u64) -> Result<Staged, BlobError> {
-        let id = id.clone();
-        self.run("finish an upload", move |inner| inner.upload_finish(id, size)).await
+    async fn upload_finish(&self, id: &UploadId, whole: &Appended) -> Result<Staged, BlobError> {
+        let _turn = self.0.busy.take(id)?;
+        let (id, whole) = (id.clone(), whole.clone());
+        self.run("finish an upload", move |inner| inner.upload_finish(id, &whole)).await
     }
 
     async fn upload_reopen(&self, id: &UploadId, at: u64) -> Result<(), BlobError> {

@@ -19,10 +19,23 @@ fn no_links(e: &io::Error) -> bool {
 }
 
 impl Inner {
-    /// Publishes a staged upload and keeps its own name, so that it can be done again.
+    /// Publishes a staged upload and keeps its own name, so that it can be done again. Its name says what it hashes to; a
+    /// digest of another algorithm is computed here, from what is published.
     pub(super) fn publish_staged(&self, staged: &Staged, digest: &Digest) -> Result<(), BlobError> {
         let names = UploadPath::new(&staged.id);
-        let from = &names.staged;
+        let from = &names.staged(staged.size, &staged.hash);
+        let actual = if digest.algorithm() == staged.hash.algorithm() {
+            staged.hash
+        } else {
+            match self.staged_digest(staged, digest.algorithm()) {
+                Err(BlobError::UploadNotFound(_)) => *digest,
+                actual => actual?,
+            }
+        };
+        if actual != *digest {
+            let (expected, actual) = (Box::new(*digest), Box::new(actual));
+            return Err(BlobError::Mismatch { expected, actual });
+        }
         let file = match self.disk.open(from, Open::Write) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -40,7 +53,7 @@ impl Inner {
         }
         file.touch(self.options.clock.now()).map_err(failed("touch", from))?;
         drop(file);
-        self.place(from, digest, |to| self.link_or_rename(&names, to))
+        self.place(from, digest, |to| self.link_or_rename(&names, from, to))
     }
 
     /// On a file system without links the staged name is gone after the first publication.
@@ -54,7 +67,7 @@ impl Inner {
 
     /// Publishes the file of a `put`, whose own name goes.
     pub(super) fn publish_put(&self, id: &UploadId, digest: &Digest) -> Result<(), BlobError> {
-        let from = &UploadPath::new(id).open;
+        let from = &UploadPath::new(id).put;
         self.place(from, digest, |to| self.disk.rename(from, to))
     }
 
@@ -100,14 +113,13 @@ impl Inner {
     }
 
     /// A second name, so that the publication can be repeated; the only name where there are no links.
-    fn link_or_rename(&self, names: &UploadPath, to: &Path) -> io::Result<()> {
-        let from = &names.staged;
+    fn link_or_rename(&self, names: &UploadPath, from: &Path, to: &Path) -> io::Result<()> {
         if !self.links.load(Ordering::Relaxed) {
             return self.disk.rename(from, to);
         }
         match self.disk.link(from, to) {
             Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.replace(names, to),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.replace(names, from, to),
             Err(e) if no_links(&e) => {
                 self.disk.rename(from, to)?;
                 self.links.store(false, Ordering::Relaxed);
@@ -119,16 +131,17 @@ impl Inner {
 
     /// Puts the staged file in the place of what has the name. Renaming a name of a file onto another of the same file
     /// does nothing, so that case is told apart first.
-    fn replace(&self, names: &UploadPath, to: &Path) -> io::Result<()> {
-        let ours = self.disk.info(&names.staged)?.identity;
+    fn replace(&self, names: &UploadPath, from: &Path, to: &Path) -> io::Result<()> {
+        let ours = self.disk.info(from)?.identity;
         match self.disk.info(to) {
             Ok(theirs) if theirs.identity == ours => return Ok(()),
             Ok(_) => {}
             Err(e) => return Err(e),
         }
-        unless_missing(self.disk.remove_file(&names.publish))?;
-        self.disk.link(&names.staged, &names.publish)?;
-        self.disk.rename(&names.publish, to)
+        // A name that nobody else can put other bytes under.
+        let second = names.publish(&self.random_name());
+        self.disk.link(from, &second)?;
+        self.disk.rename(&second, to)
     }
 
     /// Syncs each directory that may have got a new entry; `false` when one of them is gone.

@@ -2,18 +2,18 @@
 
 use std::{
     io::{self, IoSlice},
-    path::Path,
+    path::PathBuf,
     pin::pin,
     sync::Arc,
 };
 
 use bytes::Bytes;
-use dtr_types::{Algorithm, Digest, Hasher, UploadId};
+use dtr_types::{Digest, Hasher, UploadId};
 use futures_util::StreamExt as _;
 
-use super::{FileStorage, Inner, failed, layout::UploadPath, unless_missing};
+use super::{FileStorage, Inner, failed, layout::UploadPath};
 use crate::{
-    AppendError, Appended, BlobError, ByteStream, Staged,
+    AppendError, Appended, BlobError, ByteStream,
     disk::{DiskFile, Open},
 };
 
@@ -59,10 +59,14 @@ async fn gather(body: &mut ByteStream) -> Batch {
     Batch { frames, bytes: bytes as u64, end: End::More }
 }
 
-/// A file being written and the hash of what is in it.
+/// A file being written, which nobody else writes, and the hash of what is in it.
 struct Writer {
     file: Box<dyn DiskFile>,
-    path: UploadPath,
+    path: PathBuf,
+    /// Which upload it is of, unless it is of a `put`.
+    upload: Option<UploadId>,
+    /// Bytes that were in it.
+    began: u64,
     size: u64,
     hasher: Hasher,
     /// Up to where the system was asked to write out.
@@ -72,24 +76,36 @@ struct Writer {
 }
 
 impl Writer {
-    /// Opens the file of an upload that has `at` recorded bytes.
+    /// Takes the recorded bytes of an upload.
     fn open(inner: &Inner, id: &UploadId, at: u64, hasher: Hasher) -> Result<Self, BlobError> {
-        let path = UploadPath::new(id);
-        let (file, present) = inner.lock(id)?;
-        if present < at {
-            return Err(BlobError::Offset { upload: id.clone(), expected: at, present });
-        }
-        if present > at {
-            file.set_size(at).map_err(failed("cut", &path.open))?;
-        }
-        Ok(Self { file, path, size: at, hasher, written_out: at, dirty: present > at })
+        let (file, path) = inner.take(id, at, &hasher)?;
+        let upload = Some(id.clone());
+        Ok(Self {
+            file,
+            path,
+            upload,
+            began: at,
+            size: at,
+            hasher,
+            written_out: at,
+            dirty: at == 0,
+        })
     }
 
     /// Makes a new file for a `put`.
     fn create(inner: &Inner, id: &UploadId, hasher: Hasher) -> Result<Self, BlobError> {
-        let path = UploadPath::new(id);
-        let file = inner.create(id)?;
-        Ok(Self { file, path, size: 0, hasher, written_out: 0, dirty: true })
+        let path = UploadPath::new(id).put;
+        let file = inner.disk.open(&path, Open::Create).map_err(failed("create", &path))?;
+        Ok(Self {
+            file,
+            path,
+            upload: None,
+            began: 0,
+            size: 0,
+            hasher,
+            written_out: 0,
+            dirty: true,
+        })
     }
 
     /// Writes a batch and hashes what was written of it.
@@ -122,7 +138,7 @@ impl Writer {
             self.file.write_out(self.written_out, self.size - self.written_out);
             self.written_out = self.size;
         }
-        result.map_err(failed("write", &self.path.open))
+        result.map_err(failed("write", &self.path))
     }
 
     fn hash(&mut self, frames: &[Bytes], mut length: u64) {
@@ -135,10 +151,26 @@ impl Writer {
 
     fn sync(&mut self) -> Result<(), BlobError> {
         if self.dirty {
-            self.file.sync().map_err(failed("sync", &self.path.open))?;
+            self.file.sync().map_err(failed("sync", &self.path))?;
             self.dirty = false;
         }
         Ok(())
+    }
+
+    /// Makes all of it durable and leaves it to whoever goes on; nothing is written to it after that.
+    fn settle(&mut self, inner: &Inner) -> Result<(), BlobError> {
+        self.sync()?;
+        match &self.upload {
+            Some(id) => inner.leave(id, &self.path, &self.appended()),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes what nobody will ask for: that with recorded bytes in it stays until the upload ends.
+    fn discard(self, inner: &Inner) {
+        if self.began == 0 {
+            let _ = inner.disk.remove_file(&self.path);
+        }
     }
 
     fn appended(&self) -> Appended {
@@ -154,7 +186,7 @@ enum State {
 }
 
 impl State {
-    /// The next batch. The last one is synced in the same go; so is what was written when an error comes up, and the
+    /// The next batch. The last one is settled in the same go; so is what was written when an error comes up, and the
     /// writer goes back with it.
     fn step(
         self,
@@ -174,7 +206,8 @@ impl State {
         let result = writer.write(frames);
         if last || result.is_err() {
             // When this fails nothing can be said about the new bytes, so the writer is not given back.
-            if let Err(e) = writer.sync() {
+            if let Err(e) = writer.settle(inner) {
+                writer.discard(inner);
                 return (None, result.and(Err(e)));
             }
         }
@@ -182,7 +215,7 @@ impl State {
     }
 }
 
-/// Runs a body into a file. The writer comes back synced, with the error that ended it, if its bytes can be relied on.
+/// Runs a body into a file. The writer comes back settled, with the error that ended it, if its bytes can be relied on.
 async fn transfer(
     storage: &FileStorage,
     mut state: State,
@@ -284,151 +317,7 @@ impl Drop for Leftover {
     }
 }
 
-/// Copies the first `length` bytes and makes them durable.
-fn copy_start(from: &dyn DiskFile, to: &dyn DiskFile, length: u64) -> io::Result<()> {
-    let (mut at, mut block) = (0, Vec::with_capacity(BATCH));
-    while at < length {
-        block.clear();
-        match from.read_at(&mut block, at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        }
-        block.truncate(usize::try_from(length - at).unwrap_or(usize::MAX));
-        let mut rest = block.as_slice();
-        while !rest.is_empty() {
-            match to.write_at(&[IoSlice::new(rest)], at) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    at += n as u64;
-                    rest = &rest[n..];
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-    to.sync()
-}
-
 impl Inner {
-    fn create(&self, id: &UploadId) -> Result<Box<dyn DiskFile>, BlobError> {
-        let path = UploadPath::new(id).open;
-        self.disk.open(&path, Open::Create).map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => BlobError::UploadExists(id.clone()),
-            _ => failed("create", &path)(e),
-        })
-    }
-
-    pub(super) fn upload_create(&self, id: &UploadId) -> Result<(), BlobError> {
-        self.create(id).map(|_| ())
-    }
-
-    /// Opens an upload for this caller alone; returns its present size too.
-    fn lock(&self, id: &UploadId) -> Result<(Box<dyn DiskFile>, u64), BlobError> {
-        let path = UploadPath::new(id).open;
-        let missing = |e: io::Error| match e.kind() {
-            io::ErrorKind::NotFound => BlobError::UploadNotFound(id.clone()),
-            _ => failed("open", &path)(e),
-        };
-        let file = self.disk.open(&path, Open::Write).map_err(missing)?;
-        if !file.lock().map_err(failed("lock", &path))? {
-            return Err(BlobError::UploadBusy(id.clone()));
-        }
-        // Between opening and locking it may have been finished: then its bytes must not change any more.
-        let named = self.disk.info(&path).map_err(missing)?;
-        let info = file.info().map_err(failed("look at", &path))?;
-        if named.identity != info.identity {
-            return Err(BlobError::UploadNotFound(id.clone()));
-        }
-        Ok((file, info.size))
-    }
-
-    pub(super) fn upload_finish(&self, id: UploadId, size: u64) -> Result<Staged, BlobError> {
-        let path = UploadPath::new(&id);
-        let (file, present) = match self.lock(&id) {
-            Err(BlobError::UploadNotFound(_)) => return self.finished_before(id, size),
-            locked => locked?,
-        };
-        if present < size {
-            return Err(BlobError::Offset { upload: id, expected: size, present });
-        }
-        if present > size {
-            file.set_size(size).map_err(failed("cut", &path.open))?;
-            // What was appended is durable; that it was cut is not yet.
-            file.sync().map_err(failed("sync", &path.open))?;
-        }
-        self.disk.rename(&path.open, &path.staged).map_err(failed("stage", &path.open))?;
-        Ok(Staged { id, size })
-    }
-
-    fn finished_before(&self, id: UploadId, size: u64) -> Result<Staged, BlobError> {
-        let path = UploadPath::new(&id).staged;
-        match self.disk.info(&path) {
-            Ok(info) if info.size == size => Ok(Staged { id, size }),
-            Ok(info) => Err(BlobError::Offset { upload: id, expected: size, present: info.size }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(BlobError::UploadNotFound(id)),
-            Err(e) => Err(failed("look at", &path)(e)),
-        }
-    }
-
-    /// The staged bytes may be those of a blob already, under its name: so they are copied, and stay what they are.
-    pub(super) fn upload_reopen(&self, id: &UploadId, at: u64) -> Result<(), BlobError> {
-        let path = UploadPath::new(id);
-        let missing = |name: &Path| {
-            let name = name.to_owned();
-            move |e: io::Error| match e.kind() {
-                io::ErrorKind::NotFound => BlobError::UploadNotFound(id.clone()),
-                _ => failed("open", &name)(e),
-            }
-        };
-        match self.disk.info(&path.open) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            found => return found.map(drop).map_err(failed("look at", &path.open)),
-        }
-        let staged = self.disk.open(&path.staged, Open::Read).map_err(missing(&path.staged))?;
-        let present = staged.info().map_err(failed("look at", &path.staged))?.size;
-        if present < at {
-            return Err(BlobError::Offset { upload: id.clone(), expected: at, present });
-        }
-        unless_missing(self.disk.remove_file(&path.publish))
-            .map_err(failed("remove", &path.publish))?;
-        let copy = self.disk.open(&path.publish, Open::Create);
-        let copy = copy.map_err(failed("create", &path.publish))?;
-        copy_start(&*staged, &*copy, at).map_err(failed("write", &path.publish))?;
-        // It gets its name with all its bytes: whoever dies in between leaves the staged ones to be copied again.
-        self.disk.rename(&path.publish, &path.open).map_err(failed("reopen", &path.open))
-    }
-
-    pub(super) fn staged_digest(
-        &self,
-        staged: &Staged,
-        algorithm: Algorithm,
-    ) -> Result<Digest, BlobError> {
-        let path = UploadPath::new(&staged.id).staged;
-        let file = match self.disk.open(&path, Open::Read) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(BlobError::UploadNotFound(staged.id.clone()));
-            }
-            opened => opened.map_err(failed("open", &path))?,
-        };
-        let (mut hasher, mut at) = (Hasher::new(algorithm), 0);
-        let mut block = Vec::with_capacity(BATCH);
-        loop {
-            block.clear();
-            match file.read_at(&mut block, at) {
-                Ok(0) => return Ok(hasher.finish()),
-                Ok(n) => {
-                    hasher.update(&block[..n]);
-                    at += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(failed("read", &path)(e)),
-            }
-        }
-    }
-
     fn check_and_publish(
         &self,
         id: &UploadId,
@@ -450,7 +339,7 @@ impl Inner {
             });
         }
         let now = self.options.clock.now();
-        writer.file.touch(now).map_err(failed("touch", &writer.path.open))?;
+        writer.file.touch(now).map_err(failed("touch", &writer.path))?;
         self.publish_put(id, &digest)?;
         Ok(actual)
     }

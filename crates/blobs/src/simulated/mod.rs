@@ -312,8 +312,7 @@ impl Disk for SimulatedDisk {
             state.tree.file(inode)?.open += 1;
             let restarts = state.tree.restarts;
             let path = text(path).to_owned();
-            let handle = state.tree.next_handle();
-            let file = SimulatedFile { disk: self.clone(), path, inode, restarts, handle };
+            let file = SimulatedFile { disk: self.clone(), path, inode, restarts };
             Ok(Box::new(file) as Box<dyn DiskFile>)
         })
     }
@@ -344,7 +343,11 @@ impl Disk for SimulatedDisk {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.operate(OperationKind::RemoveFile, text(path), |state, _| state.tree.remove_file(path))
+        self.operate(OperationKind::RemoveFile, text(path), |state, _| {
+            state.tree.remove_file(path)?;
+            state.tree.forget_unnamed();
+            Ok(())
+        })
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
@@ -369,7 +372,6 @@ struct SimulatedFile {
     inode: u64,
     /// How often the disk had been restarted when this was opened.
     restarts: u64,
-    handle: u64,
 }
 
 impl SimulatedFile {
@@ -443,16 +445,6 @@ impl DiskFile for SimulatedFile {
     }
 
     fn write_out(&self, _: u64, _: u64) {}
-
-    fn lock(&self) -> io::Result<bool> {
-        self.operate(OperationKind::Open, |file, _, _| {
-            let free = file.locked.is_none_or(|by| by == self.handle);
-            if free {
-                file.locked = Some(self.handle);
-            }
-            Ok(free)
-        })
-    }
 }
 
 impl Drop for SimulatedFile {
@@ -463,9 +455,6 @@ impl Drop for SimulatedFile {
         }
         if let Ok(file) = state.tree.file(self.inode) {
             file.open = file.open.saturating_sub(1);
-            if file.locked == Some(self.handle) {
-                file.locked = None;
-            }
         }
         if state.tree.unnamed {
             state.tree.forget_unnamed();

@@ -25,7 +25,6 @@ pub(super) struct File {
     /// What differs, as far as it was not given up by a failed sync.
     dirty: Vec<Range<usize>>,
     pub modified: Timestamp,
-    pub locked: Option<u64>,
     /// Handles on it.
     pub open: u64,
 }
@@ -76,7 +75,6 @@ impl File {
     }
 
     fn crash(&mut self, random: Option<&SeededRandom>) {
-        self.locked = None;
         self.open = 0;
         let survived = match random {
             Some(random) if !self.dirty.is_empty() => self.torn(random),
@@ -145,7 +143,6 @@ pub(super) struct Tree {
     files: BTreeMap<u64, File>,
     dirs: BTreeMap<u64, Dir>,
     last_inode: u64,
-    last_handle: u64,
     /// Whether a name went since [`Tree::forget_unnamed`].
     pub unnamed: bool,
     pub restarts: u64,
@@ -158,7 +155,6 @@ impl Default for Tree {
             files: BTreeMap::new(),
             dirs: BTreeMap::from([(ROOT, Dir::default())]),
             last_inode: ROOT,
-            last_handle: 0,
             unnamed: false,
             restarts: 0,
             capacity: None,
@@ -171,11 +167,6 @@ fn missing() -> io::Error {
 }
 
 impl Tree {
-    pub fn next_handle(&mut self) -> u64 {
-        self.last_handle += 1;
-        self.last_handle
-    }
-
     pub fn used(&self) -> u64 {
         self.files.values().map(File::size).sum()
     }
@@ -328,7 +319,7 @@ impl Tree {
         self.restarts += 1;
         if loss == Loss::Nothing {
             for file in self.files.values_mut() {
-                (file.locked, file.open) = (None, 0);
+                file.open = 0;
             }
             self.forget_unnamed();
             return;

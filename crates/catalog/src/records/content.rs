@@ -191,5 +191,8 @@ pub struct UploadRecord {
     pub started_at: Timestamp,
     /// When bytes last arrived.
     pub updated_at: Timestamp,
+    /// Whether it has ended without a blob. It stays for a while, so that nobody goes on with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
 }
 record!(UploadRecord, Upload, |u| keys::upload(&u.id));

@@ -91,12 +91,12 @@ impl Staging {
         let stopped = RecoveryError::Stopped("the writing of a blob");
         let appended = task.await.map_err(|_| stopped)?.map_err(|e| failed(&digest, e.error))?;
         // The archive's reader has compared them already; this is what was written, not what was read.
-        let actual = appended.hasher.finish();
+        let actual = appended.hasher.clone().finish();
         if actual != digest {
             let (expected, actual) = (Box::new(digest), Box::new(actual));
             return Err(failed(&digest, BlobError::Mismatch { expected, actual }));
         }
-        let staged = self.storage.upload_finish(&id, appended.size).await;
+        let staged = self.storage.upload_finish(&id, &appended).await;
         self.staged.push((digest, staged.map_err(|e| failed(&digest, e))?));
         Ok(Some(digest))
     }

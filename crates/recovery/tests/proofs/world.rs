@@ -339,6 +339,7 @@ impl World {
             offset: 0,
             hash: String::new(),
             started_at: self.clock.now(),
+            ended: false,
             updated_at: self.clock.now(),
         };
         self.catalog.commit(Transaction::new().put_record(&upload).unwrap()).await.unwrap();

@@ -7,6 +7,7 @@ mod large;
 mod lists;
 mod pull;
 mod push;
+mod replicas;
 mod rights;
 mod tokens;
 mod uploads;

@@ -140,7 +140,7 @@ pub struct World {
     pub org: AccountId,
     pub public: Repository,
     pub private: Repository,
-    _dir: Option<tempfile::TempDir>,
+    dir: Option<tempfile::TempDir>,
 }
 
 /// A request that is being put together.
@@ -198,8 +198,25 @@ impl World {
         let blobs = FileStorage::open(dir.path(), options).await.expect("opens");
         let store = EmbeddedStore::in_memory();
         let mut world = Self::over(store, Arc::new(blobs), change).await;
-        world._dir = Some(dir);
+        world.dir = Some(dir);
         world
+    }
+
+    /// Another replica of it: the same store, the same folder of blobs, and nothing else.
+    pub async fn replica(&self) -> Self {
+        let dir = self.dir.as_ref().expect("in a folder").path();
+        let random = Arc::new(SeededRandom::new(1_000));
+        let options = Options::new(Arc::new(SystemClock), random.clone());
+        let blobs = FileStorage::open(dir, options).await.expect("opens");
+        let catalog = Catalog::new(self.catalog.store().clone(), self.clock.clone(), random);
+        let options = BuiltInOptions { cost: Cost::least(), ..BuiltInOptions::default() };
+        let identity = BuiltIn::new(catalog.clone(), options);
+        let access = Access::new(catalog.clone(), Arc::new(identity.clone())).await.expect("opens");
+        let registry = Registry::new(catalog.clone(), Arc::new(blobs), access.clone());
+        let router = registry.router();
+        let (clock, org) = (self.clock.clone(), self.org.clone());
+        let (public, private) = (self.public.clone(), self.private.clone());
+        Self { catalog, identity, access, registry, router, clock, org, public, private, dir: None }
     }
 
     /// Over a disk that fails when it is told to.
@@ -229,18 +246,7 @@ impl World {
         let access = Access::new(catalog.clone(), Arc::new(identity.clone())).await.expect("opens");
         let registry = Registry::new(catalog.clone(), blobs, access.clone());
         let router = registry.router();
-        Self {
-            catalog,
-            identity,
-            access,
-            registry,
-            router,
-            clock,
-            org,
-            public,
-            private,
-            _dir: None,
-        }
+        Self { catalog, identity, access, registry, router, clock, org, public, private, dir: None }
     }
 
     pub async fn answer(&self, request: Request<Body>) -> Answer {
