@@ -24,11 +24,14 @@ pub struct OciError {
     message: String,
     detail: Value,
     headers: Vec<(header::HeaderName, HeaderValue)>,
+    /// Whether it is the store that cannot answer.
+    store_away: bool,
 }
 
 impl OciError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), detail: Value::Null, headers: Vec::new() }
+        let (message, detail, headers) = (message.into(), Value::Null, Vec::new());
+        Self { status, code, message, detail, headers, store_away: false }
     }
 
     fn detail(mut self, detail: Value) -> Self {
@@ -51,6 +54,11 @@ impl OciError {
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Whether the store cannot be asked for the latest state, whatever else works.
+    pub(crate) fn is_store_away(&self) -> bool {
+        self.store_away
     }
 
     pub(crate) fn name_invalid(message: impl Into<String>) -> Self {
@@ -180,9 +188,10 @@ impl From<StoreError> for OciError {
             }
             _ if error.may_retry() => {
                 tracing::error!(%error, "the store cannot be used");
-                Self::unavailable(
+                let away = Self::unavailable(
                     "the registry's store cannot be used right now; try again in a moment",
-                )
+                );
+                Self { store_away: true, ..away }
             }
             _ => Self::internal(&error),
         }

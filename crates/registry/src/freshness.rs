@@ -4,7 +4,7 @@
 use axum::{
     body::Body,
     extract::Request,
-    http::{Method, StatusCode, header},
+    http::{Method, header},
     response::Response,
 };
 use dtr_access::Access;
@@ -47,7 +47,8 @@ pub(crate) async fn answer(
             let again = copy(&request);
             let answered = together(crate::answer(registry, request, user)).await;
             match answered {
-                Err(error) if error.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                // Nothing else that fails is a reason to look at an earlier state.
+                Err(error) if error.is_store_away() => {
                     as_known(crate::answer(registry, again, user)).await
                 }
                 answered => answered,

@@ -1,12 +1,15 @@
 //! Disks that are full, broken or read-only: a clear error, nothing lost, and work goes on when they are well again.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
-use dtr_blobs::simulated::SimulatedDisk;
+use dtr_blobs::simulated::{OperationKind, SimulatedDisk, Verdict};
 use dtr_store_embedded::{EmbeddedStore, Options, simulated::Disk};
 use dtr_types::Digest;
 
-use crate::world::{OCI, PRIVATE, World};
+use crate::world::{OCI, PRIVATE, Who, World};
 
 fn post(world: &World, content: &'static [u8]) -> impl Future<Output = crate::world::Answer> {
     let digest = Digest::of(content);
@@ -49,6 +52,29 @@ async fn a_read_only_blob_storage() {
     world.get(&format!("/v2/{PRIVATE}/blobs/{}", Digest::of(b"layer of v1"))).await.is(200);
     disk.set_read_only(false);
     post(&world, b"more").await.is(201);
+}
+
+/// Only the store is a reason to answer from an earlier state: what the blob storage cannot read is not asked for again.
+#[tokio::test]
+async fn a_blob_storage_that_cannot_be_read() {
+    let disk = SimulatedDisk::new();
+    let world = World::on_disk(&disk).await;
+    world.image(PRIVATE, "v1").await;
+    let path = format!("/auth/token?scope=repository:{PRIVATE}:pull");
+    let token = world.call("GET", &path).who(Who::Owner).send().await.is(200).json();
+    let token = token["token"].as_str().expect("a token").to_owned();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = tries.clone();
+    disk.on_operation(move |operation| {
+        if operation.kind != OperationKind::Open {
+            return Verdict::Proceed;
+        }
+        counted.fetch_add(1, Ordering::SeqCst);
+        Verdict::Fail(std::io::ErrorKind::TimedOut)
+    });
+    let path = format!("/v2/{PRIVATE}/blobs/{}", Digest::of(b"layer of v1"));
+    world.call("GET", &path).bearer(&token).send().await.is(503);
+    assert_eq!(tries.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
