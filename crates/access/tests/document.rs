@@ -13,6 +13,13 @@ away. The owner of a namespace is the user itself, or an owner of the organizati
 A token never widens what its account may do: an access token can be limited to repositories and to pulling, a bearer token of
 `/auth/token` to the scopes it was asked for. What one may not see looks like something that does not exist.
 
+A change holds for every request that begins after it was answered, on every replica: of grants, visibility, tokens and settings
+always; of accounts, passwords, organizations and teams where they are kept in the registry itself. What a separate UCP keeps, each
+replica remembers: for at most 5 seconds who is active and in which organization and team, for at most 60 seconds that a password
+was right; and while the UCP cannot be reached, what was last known for up to 3 days. Who must be out at once is out when a team's
+level is taken away here. While no majority of the replicas can be asked, content whose digest is known can still be pulled with a
+token of `/auth/token` that was issued before, at most until it ends.
+
 ";
 
 #[test]

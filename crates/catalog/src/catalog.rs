@@ -169,8 +169,14 @@ impl Catalog {
         Ok(!self.inner.store.page(prefix, None, 1, true, At::Latest).await?.items.is_empty())
     }
 
-    /// Commits a transaction as it is.
-    pub async fn commit(&self, transaction: Transaction) -> Result<Outcome, CatalogError> {
+    /// Commits a transaction. One that changes accounts, passwords or memberships says so to whoever remembers rights: see
+    /// [`Catalog::rights_changed`].
+    pub async fn commit(&self, mut transaction: Transaction) -> Result<Outcome, CatalogError> {
+        let of_rights =
+            |key: &[u8]| keys::RIGHTS.iter().any(|prefix| key.starts_with(prefix.as_bytes()));
+        if transaction.writes.iter().any(|write| of_rights(write.key())) {
+            transaction = transaction.put(keys::RIGHTS_CHANGED, Bytes::new());
+        }
         Ok(self.inner.store.commit(transaction).await?)
     }
 
@@ -215,6 +221,29 @@ impl Catalog {
                 page.items.into_iter().fold(Transaction::new(), |t, kv| t.delete(kv.key));
             self.commit(transaction).await?;
         }
+    }
+
+    /// When accounts, passwords or memberships were last changed, on whatever replica. What was read of them after this was
+    /// asked for is right as long as the answer is the same.
+    pub async fn rights_changed(&self) -> Result<Revision, CatalogError> {
+        let found = self.inner.store.get(keys::RIGHTS_CHANGED, At::Latest).await?;
+        Ok(found.map_or(Revision::ZERO, |found| found.modified))
+    }
+
+    /// The settings and their revision, unless that is `known`: for whoever keeps them.
+    pub async fn settings_after(
+        &self,
+        known: Option<Revision>,
+    ) -> Result<Option<(Revision, Settings)>, CatalogError> {
+        let key = keys::settings();
+        let Some(found) = self.inner.store.get(key.bytes(), At::Latest).await? else {
+            let none = (Revision::ZERO, Settings::default());
+            return Ok((known != Some(Revision::ZERO)).then_some(none));
+        };
+        if known == Some(found.modified) {
+            return Ok(None);
+        }
+        Ok(Some((found.modified, decode_kv(&found)?.value)))
     }
 
     /// The settings; their defaults when none were ever stored.

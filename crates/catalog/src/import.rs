@@ -317,7 +317,7 @@ impl Catalog {
                 .into_iter()
                 .filter(|kv| kv.key != *mark.bytes() && !kv.key.starts_with(hold::PREFIX))
                 .fold(Transaction::new(), |t, kv| t.delete(kv.key));
-            on_the_way.push(self.commit(transaction));
+            on_the_way.push(self.store().commit(transaction));
             if on_the_way.len() >= IN_FLIGHT_MAX
                 && let Some(outcome) = on_the_way.next().await
             {

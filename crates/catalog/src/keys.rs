@@ -41,6 +41,7 @@
 //! | `er/` | repository id, event id | events by repository | derived |
 //! | `ia/` | account id | [`Account`] | `identity/accounts` |
 //! | `in/` | account name | account id | derived |
+//! | `ig` | | nothing: its revision is that of the last change of an account, a password or a membership | no: a restored store has none |
 //! | `ip/` | account id | [`Credential`]: password hash | `identity/credentials` |
 //! | `im/` | organization id, account id | [`Membership`] | `identity/memberships` |
 //! | `imo/` | account id, organization id | memberships by member | derived |
@@ -443,6 +444,17 @@ pub fn repository_events(repository: &RepositoryId) -> Bytes {
 pub fn account(id: &AccountId) -> Key<Account> {
     key(&[id.as_str()])
 }
+/// Put by every commit that changes what follows [`RIGHTS`].
+pub(crate) const RIGHTS_CHANGED: &[u8] = b"ig";
+/// What a person's rights are made of, besides grants: accounts, passwords, memberships.
+pub(crate) const RIGHTS: [&str; 6] = [
+    Kind::Account.prefix(),
+    Kind::Credential.prefix(),
+    Kind::Membership.prefix(),
+    "imo/",
+    Kind::TeamMembership.prefix(),
+    "ita/",
+];
 /// Prefix of the names of accounts, in order.
 pub const ACCOUNT_NAMES: &str = "in/";
 /// The id behind an account's name.

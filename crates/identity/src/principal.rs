@@ -57,8 +57,8 @@ pub enum IdentityError {
     Catalog(#[from] dtr_catalog::CatalogError),
 }
 
-/// Tells who is who. Answers are cached for seconds at most, except while the service cannot be reached: then what was
-/// last known goes on.
+/// Tells who is who: exactly, where accounts are in the catalog; from a UCP, answers are cached for seconds (a password for a
+/// minute), and longer while it cannot be reached: then what was last known goes on.
 #[async_trait::async_trait]
 pub trait Identity: Send + Sync {
     /// Checks a password (or, where the identity service has them, its own session token given as one).

@@ -1,7 +1,7 @@
 //! Who asks and whether they may, in the terms of the protocol: challenges, scopes, and which refusal a client
 //! understands. Source: Docker registry token authentication; traps of real clients are noted where they matter.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -16,6 +16,9 @@ use dtr_transport::RequestInfo;
 use dtr_types::{RepositoryId, RepositoryName};
 
 use crate::{Gate, OciError, Registry};
+
+/// For how long the name of this registry is used before it is read again.
+const NAME_TTL: Duration = Duration::from_secs(1);
 
 /// Makes the challenge that tells a client where to get a token.
 #[derive(Clone, Debug)]
@@ -75,6 +78,9 @@ impl Registry {
     /// `host` or `host:port` of the address for clients; empty for none, and while the store cannot be asked: who asks is
     /// told something nevertheless.
     pub(crate) async fn external_host(&self) -> String {
+        if let Some(known) = self.settings_known(NAME_TTL) {
+            return known.dtr_host.clone();
+        }
         self.settings().await.map(|settings| settings.dtr_host.clone()).unwrap_or_default()
     }
 

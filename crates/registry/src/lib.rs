@@ -20,7 +20,10 @@ mod referrers;
 mod token;
 mod uploads;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -35,7 +38,8 @@ use dtr_access::Access;
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::{Catalog, records::Settings};
 use dtr_transport::LogUser;
-use dtr_types::{Digest, MediaType, RepositoryId, UploadId};
+use dtr_types::{Digest, MediaType, RepositoryId, Revision, UploadId};
+use parking_lot::RwLock;
 
 pub use error::OciError;
 use path::Endpoint;
@@ -43,8 +47,6 @@ use recorder::Recorder;
 
 /// Manifests kept in memory, in bytes.
 const MANIFEST_CACHE_BYTES: u64 = 6 * 1024 * 1024;
-/// How long settings are used before they are read again.
-const SETTINGS_TTL: Duration = Duration::from_secs(1);
 
 /// Ended sessions that are remembered, and how long.
 const ENDED_MAX: u64 = 4_000;
@@ -65,6 +67,13 @@ pub(crate) enum Gate {
     Open,
 }
 
+/// Settings as they were read last.
+struct Known {
+    revision: Revision,
+    settings: Arc<Settings>,
+    read: Instant,
+}
+
 /// The face. Cheap to clone.
 #[derive(Clone)]
 pub struct Registry {
@@ -72,7 +81,7 @@ pub struct Registry {
     blobs: SharedBlobs,
     gate: Gate,
     manifests: ManifestCache,
-    settings: moka::sync::Cache<(), Arc<Settings>>,
+    settings: Arc<RwLock<Option<Known>>>,
     recorder: Recorder,
     writers: uploads::Writers,
     /// Sessions that ended here lately: an id of `fresh` would otherwise begin again.
@@ -103,7 +112,7 @@ impl Registry {
                 u32::try_from(body.len() + 512).unwrap_or(u32::MAX)
             })
             .build();
-        let settings = moka::sync::Cache::builder().time_to_live(SETTINGS_TTL).build();
+        let settings = Arc::default();
         let recorder = Recorder::start(catalog.clone());
         let writers = uploads::Writers::default();
         let ended =
@@ -126,13 +135,24 @@ impl Registry {
         self.recorder.flush().await;
     }
 
+    /// The settings in force. That they are those read before costs one read to know.
     async fn settings(&self) -> Result<Arc<Settings>, OciError> {
-        if let Some(settings) = self.settings.get(&()) {
-            return Ok(settings);
-        }
-        let settings = Arc::new(self.catalog.settings().await?);
-        self.settings.insert((), Arc::clone(&settings));
+        let known = self.settings.read().as_ref().map(|k| (k.revision, Arc::clone(&k.settings)));
+        let after = self.catalog.settings_after(known.as_ref().map(|(at, _)| *at)).await?;
+        let (revision, settings) = match (after, known) {
+            (None, Some(known)) => known,
+            (Some((revision, settings)), _) => (revision, Arc::new(settings)),
+            (None, None) => (Revision::ZERO, Arc::default()),
+        };
+        let read = Instant::now();
+        *self.settings.write() = Some(Known { revision, settings: Arc::clone(&settings), read });
         Ok(settings)
+    }
+
+    /// Those that were read within this time, for what nothing is decided by.
+    fn settings_known(&self, within: Duration) -> Option<Arc<Settings>> {
+        let known = self.settings.read();
+        known.as_ref().filter(|k| k.read.elapsed() < within).map(|k| Arc::clone(&k.settings))
     }
 
     /// Refuses changes while the registry is read-only.

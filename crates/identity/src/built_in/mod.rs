@@ -22,7 +22,7 @@ use dtr_catalog::{
     Catalog, keys,
     records::{Account, Event, EventObject, EventType},
 };
-use dtr_types::{AccountId, AccountName, Secret, Timestamp};
+use dtr_types::{AccountId, AccountName, Revision, Secret, Timestamp};
 
 pub use accounts::check_password_form;
 pub use password::Cost;
@@ -40,8 +40,6 @@ pub struct BuiltInOptions {
     pub checks_at_once: usize,
     /// For how long a verified password is remembered (as a keyed hash).
     pub remember_verified: Duration,
-    /// For how long a user's rights are remembered; own changes are seen at once.
-    pub principal_ttl: Duration,
     /// How long a session lasts.
     pub session_lifetime: Duration,
     /// A session that is used when less than this is left of it lasts its whole lifetime again. Zero: never extended.
@@ -56,7 +54,6 @@ impl Default for BuiltInOptions {
             cost: Cost::default(),
             checks_at_once: 2,
             remember_verified: Duration::from_secs(300),
-            principal_ttl: Duration::from_secs(3),
             session_lifetime: Duration::from_secs(4_320 * 60),
             session_renewal: Duration::from_secs(1_440 * 60),
             sessions_per_user: 5,
@@ -75,9 +72,10 @@ struct Inner {
     options: BuiltInOptions,
     passwords: Passwords,
     throttle: Throttle,
-    principals: moka::sync::Cache<AccountId, Known<Arc<Principal>>>,
+    /// Users, each with what [`Catalog::rights_changed`] said before it was read.
+    principals: moka::sync::Cache<AccountId, (Revision, Arc<Principal>)>,
     counts: parking_lot::Mutex<Option<Known<AccountCounts>>>,
-    /// Raised by every own change; what was read before a change is not used after it.
+    /// Raised by every own change; what was counted before a change is not used after it.
     generation: AtomicU64,
     /// Held by the changes whose rule looks at more than one record and that no condition can express.
     changing: tokio::sync::Mutex<()>,
@@ -128,9 +126,8 @@ impl BuiltIn {
         self.inner.generation.load(Ordering::SeqCst)
     }
 
-    /// Forgets what was remembered of rights. Changes made through this value do so themselves; a restore that writes
-    /// to the catalog directly calls it.
-    pub fn forget(&self) {
+    /// Forgets what was counted.
+    fn forget(&self) {
         self.inner.generation.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -171,18 +168,18 @@ impl BuiltIn {
         Ok(self.catalog().get(&keys::account(id)).await?.map(|found| found.value))
     }
 
-    /// An active user with its memberships, remembered for seconds.
+    /// An active user with its memberships, remembered until somebody's are changed, on whatever replica.
     async fn load_principal(
         &self,
         id: &AccountId,
     ) -> Result<Option<Arc<Principal>>, IdentityError> {
-        if let Some(known) = self.inner.principals.get(id)
-            && self.is_fresh(&known, self.inner.options.principal_ttl)
+        // Before what is remembered is read: a change that comes between is seen the next time.
+        let changed = self.catalog().rights_changed().await?;
+        if let Some((then, principal)) = self.inner.principals.get(id)
+            && then == changed
         {
-            return Ok(Some(known.value));
+            return Ok(Some(principal));
         }
-        // Before the first read: a change that comes between is then seen by the generation.
-        let generation = self.generation();
         let account = self.account_record(id).await?.filter(|a| a.is_active && !a.is_org);
         let Some(account) = account else {
             self.inner.principals.invalidate(id);
@@ -194,7 +191,7 @@ impl BuiltIn {
         let password_changed_at = credential.map(|found| found.value.changed_at);
         let principal = Principal { account, memberships, teams, password_changed_at };
         let principal = Arc::new(principal);
-        self.inner.principals.insert(id.clone(), self.known(Arc::clone(&principal), generation));
+        self.inner.principals.insert(id.clone(), (changed, Arc::clone(&principal)));
         Ok(Some(principal))
     }
 

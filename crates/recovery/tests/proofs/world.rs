@@ -412,7 +412,7 @@ pub fn expected(state: &State) -> State {
         let (prefix, rest) = parts(key);
         let of_deleted = |repository: &String| has(format!("rd/{repository}"));
         let keep = match prefix.as_str() {
-            "cluster" | "settings" | "replica" | "rd" | "md" | "u" | "is" | "gc" | "x"
+            "cluster" | "settings" | "replica" | "rd" | "md" | "u" | "is" | "ig" | "gc" | "x"
             | "restore" | "restart" | "!hold" => false,
             "b" => digests.contains(&rest[0]),
             "l" => needed.contains(&(rest[1].clone(), rest[0].clone())),

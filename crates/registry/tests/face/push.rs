@@ -225,7 +225,7 @@ async fn a_read_only_registry_is_still_pulled_from() {
         dtr_catalog::records::Settings { read_only_registry: true, ..Default::default() };
     world.catalog.put(&settings).await.expect("put");
     let uploads = format!("/v2/{PRIVATE}/blobs/uploads/");
-    let answer = world.until(503, async || world.own("POST", &uploads).body("").send().await).await;
+    let answer = world.own("POST", &uploads).body("").send().await.is(503);
     assert_eq!(answer.code(), "UNAVAILABLE");
     assert!(!answer.header("retry-after").is_empty());
     assert!(answer.message().contains("read-only"));

@@ -1,14 +1,16 @@
-//! Two replicas over one store and one folder of blobs, and one upload session of which requests come to both: a retry of a
-//! balancer, a client that means harm.
+//! Two replicas over one store and one folder of blobs. One upload session of which requests come to both: a retry of a
+//! balancer, a client that means harm. Rights and settings that are changed through one, and used through the other.
 
 use std::io;
 
 use axum::body::{Body, Bytes};
-use dtr_types::Digest;
+use dtr_catalog::records::Settings;
+use dtr_identity::{AccountChange, Actor, Identity as _};
+use dtr_types::{Digest, Secret};
 use futures_util::stream;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::world::{Answer, PRIVATE, World};
+use crate::world::{Answer, PASSWORD, PRIVATE, Who, World, basic};
 
 const GOOD: &str = "good";
 const EVIL: &str = "evil";
@@ -187,4 +189,56 @@ async fn an_upload_goes_from_replica_to_replica() {
     }
     two.end(&two.b, &location, &whole).await.is(201);
     two.is_whole(&whole).await;
+}
+
+const UPLOADS: &str = "/v2/acme/private/blobs/uploads/";
+
+/// What is taken away or given through one replica is so on the other, for every request that begins after the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_are_the_same_on_all_replicas() {
+    let two = Two::new().await;
+    let (a, b, actor) = (&two.a.identity, &two.b, Actor::system());
+    let path = format!("/auth/token?scope=repository:{PRIVATE}:pull,push");
+    let token = b.call("GET", &path).who(Who::ReadWrite).send().await.is(200).json();
+    let token = token["token"].as_str().expect("a token").to_owned();
+    // With a token and with the password: both are checked now.
+    let both = async |token_gets: u16, password_gets: u16| {
+        b.call("POST", UPLOADS).bearer(&token).body("").send().await.is(token_gets);
+        b.call("POST", UPLOADS).who(Who::ReadWrite).body("").send().await.is(password_gets);
+    };
+    both(202, 202).await;
+    let writer = a.account(&"writer".parse().expect("a name")).await.expect("read").expect("there");
+    let team = a.team(&two.a.org, &"writers".parse().expect("a name")).await;
+    let team = team.expect("read").expect("there").id;
+    for _ in 0..3 {
+        a.remove_team_member(&actor, &two.a.org, &team, &writer.id).await.expect("removed");
+        both(404, 404).await;
+        a.put_team_member(&actor, &two.a.org, &team, &writer.id, None).await.expect("put");
+        both(202, 202).await;
+        for is_active in [false, true] {
+            let change = AccountChange { is_active: Some(is_active), ..AccountChange::default() };
+            a.update_account(&actor, &writer.id, change).await.expect("changed");
+            let expected = if is_active { 202 } else { 401 };
+            both(expected, expected).await;
+        }
+    }
+    a.set_password(&actor, &writer.id, Secret::new("another password")).await.expect("changed");
+    both(202, 401).await;
+    let new = basic("writer", "another password");
+    b.call("POST", UPLOADS).header("authorization", &new).body("").send().await.is(202);
+    a.set_password(&actor, &writer.id, Secret::new(PASSWORD)).await.expect("changed");
+    both(202, 202).await;
+    a.delete_account(&actor, &writer.id).await.expect("deleted");
+    both(401, 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_are_the_same_on_all_replicas() {
+    let two = Two::new().await;
+    for read_only_registry in [true, false, true] {
+        let settings = Settings { read_only_registry, ..Settings::default() };
+        two.a.catalog.put(&settings).await.expect("put");
+        let expected = if read_only_registry { 503 } else { 202 };
+        two.b.own("POST", UPLOADS).body("").send().await.is(expected);
+    }
 }
