@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use crate::{
-    client::{Client, Unary},
+    client::{Call, Client, Unary},
+    connection::Connection,
     fault::Fault,
     maintenance::AdminError,
     wire::{
         self, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberRequest,
-        MemberUpdateRequest, MembersResponse, method,
+        MemberUpdateRequest, MembersResponse, RangeRequest, RangeResponse, method,
     },
 };
 
@@ -39,6 +40,22 @@ impl From<wire::Member> for MemberFacts {
     }
 }
 
+/// The list as a majority knows it now. Before etcd 3.5 a member tells what it has applied, so it is first asked for
+/// something that it can only answer once it has applied all.
+struct List;
+
+impl Call for List {
+    type Answer = MembersResponse;
+
+    async fn attempt(&self, connection: &Connection) -> Result<MembersResponse, Fault> {
+        let key = bytes::Bytes::from_static(b"\0");
+        let read = RangeRequest { key, limit: 1, count_only: true, ..RangeRequest::default() };
+        connection.unary::<_, RangeResponse>(method::RANGE, read, true).await?;
+        let request = MemberListRequest { linearizable: true };
+        connection.unary(method::MEMBER_LIST, request, true).await
+    }
+}
+
 /// See [`crate::EtcdStore::members`].
 #[derive(Clone)]
 pub struct Members {
@@ -50,14 +67,13 @@ impl Members {
         Self { client }
     }
 
-    /// All members, by number. Before etcd 3.5 this is what the member that is asked knows; it may lag behind.
+    /// All members, by number: every change that was acknowledged before is in it, whichever member answers.
     ///
     /// # Errors
-    /// When none answers.
+    /// When no majority answers.
     pub async fn list(&self) -> Result<Vec<MemberFacts>, AdminError> {
-        let request = MemberListRequest { linearizable: true };
-        let answer: MembersResponse =
-            self.client.call(method::MEMBER_LIST, request).await.map_err(AdminError::repeatable)?;
+        let listed = self.client.run(&List, true, self.client.deadline()).await;
+        let answer: MembersResponse = listed.map_err(AdminError::repeatable)?;
         let mut members: Vec<_> = answer.members.into_iter().map(MemberFacts::from).collect();
         members.sort_by_key(|member| member.id);
         Ok(members)

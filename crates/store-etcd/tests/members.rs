@@ -93,6 +93,26 @@ async fn members_come_and_go() {
     three.stop().await;
 }
 
+/// A member that was away for a moment does not tell what it knew before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_list_is_never_an_old_one() {
+    let three = Three::start_quick().await;
+    let urls = three.urls();
+    let away = three.members[2].as_ref().expect("is there");
+    let [store, late] = [0, 2].map(|at| options_at(vec![urls[at].clone()], &three.pki));
+    let (store, late) = (open(&store).await, open(&late).await);
+    for peer in ["https://127.0.0.1:1", "https://127.0.0.1:2"] {
+        let added = allowed(async || store.members().add_learner(peer).await).await;
+        let known = late.members().list().await.expect("a list");
+        assert!(known.iter().any(|member| member.id == added.id), "{known:?}");
+        support::send(away, rustix::process::Signal::STOP);
+        allowed(async || store.members().remove(added.id).await).await;
+        support::send(away, rustix::process::Signal::CONT);
+        let known = late.members().list().await.expect("a list");
+        assert!(known.iter().all(|member| member.id != added.id), "{known:?}");
+    }
+}
+
 /// Two of three are lost: writes are refused in time, and at once from then on; the survivor, told to forget the others,
 /// goes on with all that was acknowledged, and what is left of them cannot come back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
