@@ -47,17 +47,23 @@ same "the status knows three that vote" 3 "$(status 3 | jq '[.members[] | select
 same "and are well" '["OK"]' "$(status 1 | jq -c '[.replica_health[]] | unique')"
 same "the identity service lists all of them" 3 "$(api "$(url 1)/enzi/v0/services" | jq '[.services[].replicas[]] | length')"
 
-# What may be had with a certificate and a key of another's (in a folder, as replica.pem and replica.key), or with none.
+# What may be had with a certificate and a key of another's (in a folder, as replica.pem and replica.key), or with none. etcd
+# compares a certificate with where it comes from: so it is presented by the machine that it was made for, 2 unless named.
 make_certificate "$WORK/other" stranger
 mkdir "$WORK/stranger"
 mv "$WORK/other/cert.pem" "$WORK/stranger/replica.pem"
 mv "$WORK/other/key.pem" "$WORK/stranger/replica.key"
 ca=$(folder 1)/etcd/ca.pem
-from_etcd() {
-    ETCDCTL_API=3 etcdctl --endpoints "https://$(address "$1"):2379" --cacert "$ca" --command-timeout 3s --dial-timeout 3s \
-        ${2:+--cert "$2/replica.pem" --key "$2/replica.key"} get "" --prefix --keys-only --limit 1 2>&1 | grep -q .[a-z]/
+ask_etcd() {
+    local from=$1 with=$2
+    shift 2
+    on "$from" curl -sf --max-time 3 --cacert "$ca" ${with:+--cert "$with/replica.pem" --key "$with/replica.key"} "$@"
 }
-from_peer() { curl -sf --http1.1 --max-time 3 --cacert "$ca" ${2:+--cert "$2/replica.pem" --key "$2/replica.key"} "https://$(address "$1"):2380/members" | grep -q peerURLs; }
+from_etcd() {
+    ask_etcd "${3:-2}" "${2:-}" "https://$(address "$1"):2379/v3/kv/range" \
+        -d '{"key":"AA==","range_end":"AA==","limit":1,"keys_only":true}' | jq -e '.kvs | length == 1'
+}
+from_peer() { ask_etcd "${3:-2}" "${2:-}" --http1.1 "https://$(address "$1"):2380/members" | grep -q peerURLs; }
 from_replica() { curl -skf --max-time 3 ${2:+--cert "$2/replica.pem" --key "$2/replica.key"} "$(url "$1")/api/v0/meta/cluster_status"; }
 for n in 1 2 3; do
     ok "replica $n's etcd answers another replica" wait_for 20 from_etcd "$n" "$(folder 2)/etcd"
@@ -176,17 +182,32 @@ ok "with the majority all goes on by itself" wait_for 30 push 1 again
 serve 2
 ok "and the other comes too" wait_for 30 is_well 2
 
-refused "there is nothing to repair then" "nothing is to be repaired" "$dtr" emergency-repair --data-dir "$(folder 1)" --yes
+repair() { on "$1" "$dtr" emergency-repair --data-dir "$(folder "$1")" --yes; }
+refused "there is nothing to repair then" "nothing is to be repaired" repair 1
 ok "and the replica serves on" is_well 1
+# That a replica is not well says nothing of the others.
+processes() { for n in "$@"; do ip netns pids "$HOSTS_NAME-$n"; done; }
+before=$(processes 2 3)
+ok "one of three is stopped" ends
+refused "it is not made a cluster of its own beside the others" "majority of the replicas answers.*start it" repair 1
+fails "and nothing is left of the attempt" sh -c "ls -d $(folder 1)/etcd/copy || ls -d $(folder 1)/etcd/apart"
+same "which the others did not notice" "$before" "$(processes 2 3)"
+ok "they go on" push 2 beside-the-repair
+kill_machine 3
+refused "nor beside one with which it is the majority" "2 of 3 are a majority" repair 1
+serve 1
+ok "with that one it goes on by itself" wait_for 30 push 1 without-a-repair
+serve 3
+ok "as does the third" wait_for 30 is_well 3
 cp -r "$(folder 3)/etcd" "$WORK/removed"
-ok "the third is known to etcd" from_etcd 1 "$WORK/removed"
+ok "the third is known to etcd" from_etcd 1 "$WORK/removed" 3
 ok "one is removed" "$dtr" remove $(through 1) --replica-ids "$(id 3)"
 ok "and stops by itself" wait_for 30 gone 3
-shut_out() { ! from_etcd "$1" "$WORK/removed" && ! from_peer "$1" "$WORK/removed"; }
+shut_out() { ! from_etcd "$1" "$WORK/removed" 3 && ! from_peer "$1" "$WORK/removed" 3; }
 for n in 1 2; do
     ok "with its certificate nothing is had from etcd $n" wait_for 20 shut_out "$n"
     fails "nor from the replica" from_replica "$n" "$WORK/removed"
-    ok "with that of another still" from_etcd "$n" "$(folder 1)/etcd"
+    ok "with that of another still" from_etcd "$n" "$(folder 1)/etcd" 1
 done
 serve 3
 sleep_less() { grep -q "waiting for a majority\|was removed" "$(folder 3)/dtr.log"; }

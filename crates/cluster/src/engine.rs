@@ -1,21 +1,24 @@
 //! The store over etcd, with the member that this replica runs, if it runs one.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
 use dtr_store::StoreError;
 use dtr_store_etcd::{
     ConnectError, EtcdStore, Options, Tls,
     member::{Initial, Member, MemberError, MemberOptions, MemberState},
 };
-use dtr_types::ReplicaId;
+use dtr_transport::pki::PkiError;
+use dtr_types::{Clock as _, ReplicaId, SystemClock};
 use tokio::sync::watch;
 
-use crate::{EtcdConfig, Folder, MemberConfig, config::QUOTA, member_name};
+use crate::{EtcdConfig, Folder, Identity, MemberConfig, config::QUOTA, member_name};
 
 /// The program, looked up in the system's folders.
 const PROGRAM: &str = "etcd";
 /// Operations of one transaction, at members of our own.
 const OPERATIONS: usize = 512;
+/// Where an etcd listens that nobody else is to reach.
+const HERE: &str = "127.0.0.1";
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,9 @@ pub enum EngineError {
     /// The options.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// Certificates for a member that nobody else reaches.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
     /// etcd does not answer, or not as it must.
     #[error("etcd at {endpoints} cannot be used: {source}")]
     Store {
@@ -53,6 +59,8 @@ pub struct Engine {
     member: Option<Member>,
     folder: Folder,
     quota: Option<u64>,
+    /// Whether its certificates go with it.
+    apart: bool,
 }
 
 impl Engine {
@@ -76,10 +84,14 @@ impl Engine {
             true => first(member),
             false => joined(member),
         });
+        Self::end_leftovers(folder).await?;
         Self::open_as(folder, config, id, initial).await
     }
 
-    /// Starts the member so that it forgets all others and goes on alone with what it has.
+    /// Starts the member so that it forgets all others and goes on alone with what it has. The others notice nothing: as
+    /// long as they take it for one of them, what it says counts for their majority, and members that it has forgotten stop
+    /// themselves when it tells them so. So it listens to this machine alone, and has certificates of an authority that
+    /// nobody knows, for both directions.
     ///
     /// # Errors
     /// As [`Engine::open`].
@@ -88,8 +100,26 @@ impl Engine {
         config: &EtcdConfig,
         id: &ReplicaId,
     ) -> Result<Self, EngineError> {
-        let alone = EtcdConfig { member: config.member.clone(), endpoints: Vec::new() };
-        Self::open_as(folder, &alone, id, alone.member.as_ref().map(|_| Initial::Alone)).await
+        let apart = folder.apart();
+        apart.remove_certificates()?;
+        apart.write(&Identity::found(id, HERE, SystemClock.now())?.identity)?;
+        let [client_port, peer_port] = free_ports()?;
+        let host = HERE.to_owned();
+        let alone = config.member.clone();
+        let alone = alone.map(|member| MemberConfig { host, client_port, peer_port, ..member });
+        let initial = alone.as_ref().map(|_| Initial::Alone);
+        let alone = EtcdConfig { member: alone, endpoints: Vec::new() };
+        let opened = Self::open_as(&apart, &alone, id, initial).await;
+        opened.map(|engine| Self { apart: true, ..engine })
+    }
+
+    /// Ends an etcd that an interrupted look at what is there has left behind, and removes its files.
+    ///
+    /// # Errors
+    /// When it does not end, or a file cannot be removed.
+    pub async fn end_leftovers(folder: &Folder) -> Result<(), EngineError> {
+        Member::end_left_behind(&folder.copy()).await?;
+        Ok(folder.remove_leftovers()?)
     }
 
     async fn open_as(
@@ -110,7 +140,7 @@ impl Engine {
         };
         let store = EtcdStore::new(&options)?;
         let quota = config.member.as_ref().map(quota);
-        Ok(Self { store, member, folder: folder.clone(), quota })
+        Ok(Self { store, member, folder: folder.clone(), quota, apart: false })
     }
 
     /// Waits until a majority answers and is found to be set up as this program needs it, at most for `limit`.
@@ -159,6 +189,11 @@ impl Engine {
         if let Some(member) = self.member {
             member.stop().await;
         }
+        if self.apart
+            && let Err(error) = self.folder.remove_certificates()
+        {
+            tracing::debug!(%error, "certificates that are of no use any more were left");
+        }
     }
 
     /// Presents the identity that is in the folder now to etcd, at the next connection.
@@ -169,6 +204,13 @@ impl Engine {
         let tls: Tls = folder.tls()?;
         Ok(store.set_tls(&tls)?)
     }
+}
+
+/// Ports of this machine that nobody uses now.
+fn free_ports() -> io::Result<[u16; 2]> {
+    // Both are taken before one is let go, so that they differ.
+    let taken = [TcpListener::bind((HERE, 0))?, TcpListener::bind((HERE, 0))?];
+    Ok([taken[0].local_addr()?.port(), taken[1].local_addr()?.port()])
 }
 
 fn quota(member: &MemberConfig) -> u64 {

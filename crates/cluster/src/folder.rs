@@ -7,6 +7,9 @@
 //!   replica.pem             this replica's certificate, towards members and replicas alike
 //!   replica.key             its key, 0600
 //!   revoked.pem             certificates that the authority took back
+//!   next/                   while these four are exchanged: the new ones
+//!   copy/                   while it is looked at what a survivor has: a copy of data
+//!   apart/                  while data or its copy is used by an etcd that nobody else reaches: its certificates
 //! ```
 
 use std::{
@@ -25,13 +28,21 @@ use crate::Identity;
 #[derive(Clone, Debug)]
 pub struct Folder {
     root: PathBuf,
-    data: &'static str,
+    data: PathBuf,
 }
+
+/// A copy of etcd's data.
+const COPY: &str = "copy";
+/// Certificates of an etcd that nobody else reaches.
+const APART: &str = "apart";
+/// Certificates that take the place of the others.
+const NEXT: &str = "next";
 
 impl Folder {
     /// Names it; touches nothing.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), data: "data" }
+        let root = root.into();
+        Self { data: root.join("data"), root }
     }
 
     /// Its path.
@@ -41,7 +52,7 @@ impl Folder {
 
     /// etcd's data.
     pub fn data(&self) -> PathBuf {
-        self.root.join(self.data)
+        self.data.clone()
     }
 
     /// The same folder with a copy of etcd's data, for looking at what is in them: an etcd without a majority does not
@@ -50,10 +61,44 @@ impl Folder {
     /// # Errors
     /// When there is no room, or a file cannot be read.
     pub fn copied(&self) -> io::Result<Self> {
-        let copy = Self { root: self.root.clone(), data: "copy" };
+        let copy = Self { root: self.root.clone(), data: self.root.join(COPY) };
         copy.remove_data()?;
-        copy_folder(&self.data(), &copy.data())?;
+        copy_folder(&self.data(), &copy.data()).map_err(|error| {
+            let (from, to) = (self.data(), copy.data());
+            drop(copy.remove_data());
+            match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => io::Error::other(format!(
+                    "{error}: {} is looked at in a copy, {}, which needs {} MiB beside it: make room there first; to go \
+                     on alone etcd needs some of it too",
+                    from.display(),
+                    to.display(),
+                    (folder_size(&from).unwrap_or_default() >> 20) + 1
+                )),
+                _ => error,
+            }
+        })?;
         Ok(copy)
+    }
+
+    /// The same data under certificates of their own, for an etcd that nobody else is to reach.
+    pub(crate) fn apart(&self) -> Self {
+        Self { root: self.root.join(APART), data: self.data.clone() }
+    }
+
+    /// Removes what [`Folder::apart`] and [`Folder::copied`] have left behind, when the process that made them was killed.
+    pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
+        remove_folder(&self.root.join(COPY))?;
+        remove_folder(&self.root.join(APART))
+    }
+
+    /// Removes the certificates.
+    pub(crate) fn remove_certificates(&self) -> io::Result<()> {
+        remove_folder(&self.root)
+    }
+
+    /// Where a copy of etcd's data is while there is one.
+    pub(crate) fn copy(&self) -> PathBuf {
+        self.root.join(COPY)
     }
 
     /// Removes etcd's data.
@@ -61,10 +106,7 @@ impl Folder {
     /// # Errors
     /// When a file cannot be removed.
     pub fn remove_data(&self) -> io::Result<()> {
-        match fs::remove_dir_all(self.data()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_folder(&self.data())
     }
 
     fn ca(&self) -> PathBuf {
@@ -93,24 +135,47 @@ impl Folder {
         }
     }
 
-    /// Writes an identity: the folder is made, each file is whole at any time.
+    /// Writes an identity: the folder is made, each file is whole at any time. What was begun is finished by
+    /// the next who reads, so that a key is never left beside the certificate of another.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn write(&self, identity: &Identity) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root)?;
+        self.settle()?;
+        let part = Self { root: self.root.join(".next"), data: self.data.clone() };
+        remove_folder(&part.root)?;
+        fs::DirBuilder::new().mode(0o700).create(&part.root)?;
         let files = [
-            (self.ca(), identity.ca.as_str(), 0o644),
-            (self.revoked(), identity.revoked.as_str(), 0o644),
-            (self.key(), identity.key.expose(), 0o600),
-            (self.certificate(), identity.certificate.as_str(), 0o644),
+            (part.ca(), identity.ca.as_str(), 0o644),
+            (part.revoked(), identity.revoked.as_str(), 0o644),
+            (part.key(), identity.key.expose(), 0o600),
+            (part.certificate(), identity.certificate.as_str(), 0o644),
         ];
         for (path, text, mode) in files {
             if !text.is_empty() {
                 durable_write(&path, text.as_bytes(), mode).map_err(io::Error::other)?;
             }
         }
-        Ok(())
+        fs::rename(&part.root, self.root.join(NEXT))?;
+        fs::File::open(&self.root)?.sync_all()?;
+        self.settle()
+    }
+
+    /// Finishes an exchange of the certificates that was cut off.
+    fn settle(&self) -> io::Result<()> {
+        let next = self.root.join(NEXT);
+        let entries = match fs::read_dir(&next) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            fs::rename(entry.path(), self.root.join(entry.file_name()))?;
+        }
+        fs::File::open(&self.root)?.sync_all()?;
+        fs::remove_dir(&next)
     }
 
     /// Reads what was written.
@@ -118,6 +183,7 @@ impl Folder {
     /// # Errors
     /// When a file is missing or cannot be read.
     pub fn read(&self) -> io::Result<Identity> {
+        self.settle()?;
         let text = |path: PathBuf| {
             fs::read_to_string(&path).map_err(|error| {
                 io::Error::new(error.kind(), format!("{}: {error}", path.display()))
@@ -136,6 +202,23 @@ impl Folder {
         let Identity { ca, certificate, key, .. } = self.read()?;
         Ok(Tls { ca, certificate, key })
     }
+}
+
+fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn folder_size(path: &Path) -> io::Result<u64> {
+    let mut size = 0;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        size += if metadata.is_dir() { folder_size(&entry.path())? } else { metadata.len() };
+    }
+    Ok(size)
 }
 
 fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {

@@ -16,6 +16,7 @@ mod folder;
 mod format;
 mod identity;
 mod keep;
+mod others;
 mod remove;
 mod upkeep;
 
@@ -26,6 +27,7 @@ pub use folder::Folder;
 pub use format::{Raise, raise};
 pub use identity::{AUTHORITY, Founded, Identity};
 pub use keep::{Ended, Keeper};
+pub use others::against_going_alone;
 pub use remove::Removal;
 
 use std::sync::{Arc, Mutex};

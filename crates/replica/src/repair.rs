@@ -1,5 +1,6 @@
-//! When the majority is lost for good: one survivor becomes a cluster of its own. It says first what it has (by way of a
-//! copy, since an etcd without a majority does not answer) and since when it was alone; the others are kept from coming back as members by a new authority, which does not know them.
+//! When the majority is lost for good: one survivor becomes a cluster of its own. It makes sure first that the others are
+//! lost, says what it has (by way of a copy, since an etcd without a majority does not answer) and since when it was alone;
+//! the others are kept from coming back as members by a new authority, which does not know them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -73,7 +74,7 @@ fn etcd(dir: &DataDir) -> Result<(ReplicaConfig, EtcdConfig), RepairError> {
 /// has is changed.
 ///
 /// # Errors
-/// [`RepairError`]; [`RepairError::Needless`], and it is not stopped, when the majority answers.
+/// [`RepairError`]; [`RepairError::Needless`], and it is not stopped, when the others, or enough of them, answer.
 pub async fn survey(dir: &DataDir) -> Result<Alone, RepairError> {
     let (config, etcd) = etcd(dir)?;
     if crate::is_ready(dir).await {
@@ -82,13 +83,24 @@ pub async fn survey(dir: &DataDir) -> Result<Alone, RepairError> {
                 .to_owned(),
         ));
     }
+    none_is_left(dir, &etcd).await?;
     crate::stop(dir).await?;
+    Engine::end_leftovers(&dir.etcd()).await?;
     let folder = dir.etcd().copied()?;
     let engine = Engine::open_alone(&folder, &etcd, &config.id).await?;
     let looked = look(&engine, &config).await;
     engine.stop().await;
     folder.remove_data()?;
     looked
+}
+
+/// Refuses while others live with whom there is a majority: one that goes on alone beside them would serve the same storage
+/// from another store. That this replica is not well, or does not run, says nothing of them.
+async fn none_is_left(dir: &DataDir, etcd: &EtcdConfig) -> Result<(), RepairError> {
+    match dtr_cluster::against_going_alone(&dir.etcd(), etcd).await? {
+        Some(why) => Err(RepairError::Needless(why)),
+        None => Ok(()),
+    }
 }
 
 async fn look(engine: &Engine, config: &ReplicaConfig) -> Result<Alone, RepairError> {
@@ -112,6 +124,8 @@ fn catalog(engine: &Engine) -> Catalog {
 /// [`RepairError`]. Run again, it goes on.
 pub async fn repair(dir: &DataDir, alone: &Alone) -> Result<Revision, RepairError> {
     let (mut config, etcd) = etcd(dir)?;
+    // The answer to the question may have taken a while.
+    none_is_left(dir, &etcd).await?;
     let engine = Engine::open_alone(&dir.etcd(), &etcd, &config.id).await?;
     let done = go_alone(&engine, dir, &mut config, etcd, alone).await;
     engine.stop().await;
@@ -127,7 +141,8 @@ async fn go_alone(
 ) -> Result<Revision, RepairError> {
     engine.ready(ANSWER_MAX).await?;
     let catalog = catalog(engine);
-    let mut gone = Transaction::new();
+    // Who was to restart beside others is alone now.
+    let mut gone = Transaction::new().delete(keys::restart());
     for other in &alone.others {
         gone = gone.delete(keys::replica(&other.id));
     }
@@ -138,11 +153,11 @@ async fn go_alone(
         catalog.put(&record).await?;
     }
     let revision = catalog.store().revision().await?;
+    // It begins with them; should this end between the two, it is told by its own authority at its next start where it is.
+    dir.etcd().write(&founded.identity)?;
     member.joined.clear();
     etcd.endpoints.clear();
     config.store = StoreConfig::Etcd(etcd);
     config.save(dir)?;
-    // Last: until here, the member must be reached with the certificate that it was started with.
-    dir.etcd().write(&founded.identity)?;
     Ok(revision)
 }

@@ -60,6 +60,11 @@ impl Endpoint {
             .map_err(|e: http::uri::InvalidUri| bad(&e.to_string()))?;
         Ok(Self { url: text.to_owned(), host, port, name, origin })
     }
+
+    /// Where to connect.
+    pub(crate) fn socket(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
 }
 
 /// How long the parts of a call may take.
@@ -139,9 +144,7 @@ impl Connection {
         tls: Arc<rustls::ClientConfig>,
         timing: &Timing,
     ) -> Result<Self, String> {
-        let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
-            .await
-            .map_err(|e| e.to_string())?;
+        let tcp = TcpStream::connect(endpoint.socket()).await.map_err(|e| e.to_string())?;
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
         let stream = tokio_rustls::TlsConnector::from(tls)
             .connect(endpoint.name.clone(), tcp)

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use dtr_store::{At, Store as _, StoreError, together::as_known};
 use dtr_store_etcd::{
-    AdminError, EtcdStore,
+    AdminError, EtcdStore, Reach, Tls,
     member::{Initial, Member},
+    reach,
 };
-use support::{Etcd, PATIENCE, Three, member_options, must_put, open, options_at, put, until};
+use support::{
+    Etcd, PATIENCE, Three, member_options, must_put, open, options_at, pki::Pki, put, until,
+};
 
 /// Does what is not allowed yet: a learner has to catch up, and for some seconds after a change members count as not
 /// connected.
@@ -83,8 +86,18 @@ async fn members_come_and_go() {
         assert_eq!(found.value, "1");
         must_put(&there, "by", &member.options().name).await;
     }
+    let (url, tls) = (two.options().client_url(), one.options().tls);
+    assert_eq!(reach(&url, &tls).await.expect("asked"), Reach::Serves);
+    let other = Pki::new();
+    for ca in [other.ca(), one.pki.ca()] {
+        let stranger = Tls { ca, ..other.client() };
+        let heard = reach(&url, &stranger).await.expect("asked");
+        assert!(matches!(heard, Reach::Refuses(_)), "{heard:?}");
+    }
     // Without one of three, all goes on.
     two.stop().await;
+    let heard = reach(&url, &tls).await.expect("asked");
+    assert!(matches!(heard, Reach::Silent(_)), "{heard:?}");
     must_put(&store, "k", "2").await;
     allowed(async || members.remove(two_id).await).await;
     let list = members.list().await.expect("a list");
@@ -141,6 +154,8 @@ async fn a_survivor_goes_on_alone() {
     assert_eq!(found.expect("is there").value, "1");
     assert!(matches!(store.get(b"k", At::Latest).await, Err(StoreError::Unavailable { .. })));
     let member = three.members[0].take().expect("is there");
+    let heard = reach(&member.options().client_url(), &three.options().tls).await;
+    assert_eq!(heard.expect("asked"), Reach::Leaderless);
     let mut options = member.options().clone();
     member.stop().await;
     options.initial = Initial::Alone;

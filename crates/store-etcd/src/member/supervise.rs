@@ -1,6 +1,6 @@
 //! The supervisor: a task that keeps the process running until it is told to stop.
 
-use std::{os::unix::fs::DirBuilderExt as _, process::Stdio, time::Duration};
+use std::{os::unix::fs::DirBuilderExt as _, path::Path, process::Stdio, time::Duration};
 
 use rustix::process::Signal;
 use tokio::{
@@ -14,6 +14,8 @@ use super::{Initial, MemberError, MemberOptions, log, process};
 
 /// The longest pause before it is started again.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long what was left behind may take to end by itself.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Who has run for this long is not failing: the pause begins from the start.
 const HEALTHY: Duration = Duration::from_secs(10);
 
@@ -67,6 +69,16 @@ impl Member {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(supervise(options.clone(), child, sender, stopped));
         Ok(Self { options, state, stop: Some(stop), task: Some(task) })
+    }
+
+    /// Ends an etcd that an earlier run has left on `data_dir`, if there is one.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn end_left_behind(data_dir: &Path) -> Result<(), MemberError> {
+        process::end_orphan(data_dir, STOP_LIMIT).await?;
+        process::forget(data_dir);
+        Ok(())
     }
 
     /// How it was set up.
