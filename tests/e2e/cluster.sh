@@ -11,7 +11,7 @@ own_network
 
 dtr=${DTR_BIN:-$ROOT/target/debug/dtr}
 need "$dtr" etcd skopeo jq curl conformance
-hosts 4
+hosts 5
 password=a-password-of-many
 export UCP_PASSWORD=$password DTR_ADMIN_PASSWORD=$password
 shared=$WORK/shared
@@ -32,7 +32,7 @@ kill_machine() { ip netns pids "$HOSTS_NAME-$1" | xargs -r kill -KILL; }
 digest_at() { api -o /dev/null -D - -H 'accept: */*' -I "$(url "$1")/v2/admin/app/manifests/$2" | tr -d '\r' | sed -n 's/^docker-content-digest: //p'; }
 push() { skopeo copy --quiet --dest-tls-verify=false --dest-creds "admin:$password" "oci:$WORK/layout:1" "docker://$(address "$1")/admin/app:$2"; }
 gone() { ! ip netns pids "$HOSTS_NAME-$1" | grep -q .; }
-stop_machines() { for n in 1 2 3 4; do kill_machine "$n"; done; }
+stop_machines() { for n in 1 2 3 4 5; do kill_machine "$n"; done; }
 on_exit stop_machines
 
 # shellcheck disable=SC2046
@@ -214,4 +214,54 @@ sleep_less() { grep -q "waiting for a majority\|was removed" "$(folder 3)/dtr.lo
 ok "it does not come back" wait_for 30 sleep_less
 fails "and serves nobody" is_well 3
 same "two are left" 2 "$(status 1 | jq '[.members[]] | length')"
+
+# Joins at the same time, as where all machines are set up at once: each is tried again until it is there, then started.
+kill_machine 3
+ok "what was removed is destroyed" "$dtr" destroy --data-dir "$(folder 3)" --keep-storage --yes
+# shellcheck disable=SC2046
+prepare() { on "$1" "$dtr" join --no-start --unless-installed $(place "$1") $(through 1); }
+set_up() {
+    until prepare "$1" >"$WORK/prepared-$1" 2>&1; do
+        grep -q "one joins at a time\|majority would be at risk" "$WORK/prepared-$1" || return 1
+    done
+    serve "$1"
+}
+voters() { status 1 | jq '[.members[] | select(.votes)] | length'; }
+vote() { [ "$(voters)" = "$1" ]; }
+set_up 3 &
+third=$!
+set_up 4 &
+fourth=$!
+ok "of two that join at once one is let in" wait "$third"
+ok "and then the other" wait "$fourth"
+ok "both are members in the end" wait_for 60 vote 4
+for n in 3 4; do ok "replica $n is well" wait_for 30 is_well "$n"; done
+# One that was let in is waited for.
+ok "one is let in that starts later" wait_for 20 prepare 5
+kill_machine 4
+restart() { api -f "$(url 1)/api/v0/cluster/restart" "$@"; }
+ok "another is to restart, and is lost" restart -o /dev/null -H 'content-type: application/json' -d "{\"replicas\":[\"$(id 4)\"],\"drainSeconds\":0}"
+ok "it is removed" wait_for 20 "$dtr" remove $(through 1) --replica-ids "$(id 4)"
+same "and nobody waits for its restart" '[]' "$(restart | jq -c .replicas)"
+rm -r "$(folder 4)"
+refused "its successor is told who is expected" "dtr-$(id 5) is just joining.*let in at" prepare 4
+membership() { ask_etcd 1 "$(folder 1)/etcd" "https://$(address 1):2379/v3/cluster/member/$1" -d "${2:-{\}}"; }
+# A learner that etcd knows by its address alone.
+unstarted() { membership list | jq -r --arg url "https://$1:2380" '.members[] | select(.peerURLs[0] == $url) | .ID'; }
+removed() { membership remove "{\"ID\":\"$(unstarted "$1")\"}"; }
+taken() { removed "$(address 5)" && membership add '{"peerURLs":["https://10.77.0.99:2380"],"isLearner":true}'; }
+ok "its place is taken by another" taken
+serve 5
+outside() { curl -sk "$(url 5)/_ping" | grep -q 'not among the members'; }
+ok "it says that it is no member" wait_for 30 outside
+fails "and is not well" is_well 5
+health() { [[ "$(status 1 | jq -r --arg id "$(id 5)" '.replica_health[$id]')" == *'not among the members'* ]]; }
+ok "which the others see" wait_for 30 health
+ok "when the place is free" removed 10.77.0.99
+ok "it comes in by itself" wait_for 60 vote 4
+ok "and is well" wait_for 30 is_well 5
+ok "then the successor may come" wait_for 30 prepare 4
+# One that is let in and not wanted any more is removed before it ever starts.
+ok "or is taken back" "$dtr" remove $(through 1) --replica-ids "$(id 4)"
+same "and leaves nothing" 4 "$(membership list | jq '.members | length')"
 finish

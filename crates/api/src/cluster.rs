@@ -137,17 +137,18 @@ pub(crate) async fn restart(
         })?);
     }
     if wanted.is_empty() {
-        wanted = known;
+        wanted.clone_from(&known);
     }
     let key = keys::restart();
     loop {
         let found = state.catalog.get(&key).await?;
         let mut replicas = wanted.clone();
         let mut change = Transaction::new();
-        change = match &found {
+        change = match found {
             Some(found) => {
-                let earlier = found.value.replicas.iter().filter(|id| !wanted.contains(id));
-                replicas.extend(earlier.cloned());
+                // One that is no more would be waited for without end.
+                let earlier = found.value.replicas.into_iter();
+                replicas.extend(earlier.filter(|id| !wanted.contains(id) && known.contains(id)));
                 change.if_modified_at(&key, found.modified)
             }
             None => change.if_absent(&key),

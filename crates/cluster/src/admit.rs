@@ -4,7 +4,7 @@
 
 use dtr_blobs::body;
 use dtr_catalog::keys;
-use dtr_store_etcd::MemberFacts;
+use dtr_store_etcd::{AdminError, EtcdStore, MemberFacts};
 use dtr_types::{ClusterId, Digest, Random as _, ReplicaId, SystemRandom};
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::{
     Cluster, ClusterError, MemberView,
     config::url_host,
     identity::{VALIDITY, authority, certificate_record, names, record_name, revoked},
-    member_name,
+    member_name, pending,
 };
 
 /// The most replicas of a cluster: more would make each write slower and none of them safer.
@@ -106,20 +106,18 @@ impl Cluster {
         let authority = authority(&self.catalog).await?;
         let now = self.catalog.now();
         let name = member_name(&request.replica_id);
+        let probe = self.probe().await?;
+        if self.own_members {
+            pending::expect(&self.catalog, &request.replica_id, &peer_url).await?;
+            if !others.iter().any(|member| member.peer_urls.contains(&peer_url)) {
+                add_learner(&self.store, &peer_url).await?;
+            }
+        }
         let certificate =
             authority.issue_member(&name, &names, &request.public_key, now, VALIDITY)?;
-        let probe = self.probe().await?;
         let record = certificate_record(record_name(&request.replica_id), certificate.clone(), now);
         self.catalog.put(&record).await?;
-        if self.own_members && !others.iter().any(|member| member.peer_urls.contains(&peer_url)) {
-            self.store.members().add_learner(&peer_url).await?;
-        }
         let listed = self.store.members().list().await?;
-        let members = listed.iter().filter_map(|member| {
-            let known = member.peer_urls.first()?.clone();
-            let name = if known == peer_url { name.clone() } else { member.name.clone() };
-            Some(MemberAddress { name, peer_url: known })
-        });
         let endpoints = others.iter().flat_map(|member| member.client_urls.iter().cloned());
         Ok(Admission {
             cluster: cluster.id.clone(),
@@ -127,7 +125,7 @@ impl Cluster {
             ca: authority.certificate_pem().to_owned(),
             certificate,
             revoked: revoked(&self.catalog).await?,
-            members: members.collect(),
+            members: addresses(&listed, &name, &peer_url),
             endpoints: endpoints.collect(),
             token: cluster.id.to_string(),
             probe,
@@ -188,15 +186,30 @@ impl Cluster {
         for learner in learners {
             if again(&learner) {
                 others.push(learner.facts);
-            } else if learner.problem.is_none() {
-                return Err(ClusterError::refused(format!(
-                    "{} is just joining: wait until it has caught up",
-                    learner.facts.name
-                )));
-            } else {
-                // It was added, and never came or is gone: it stands in the way of every other.
-                tracing::warn!(member = learner.facts.name, "an unfinished join is taken back");
-                self.store.members().remove(learner.facts.id).await?;
+                continue;
+            }
+            let (name, expected) =
+                (&learner.facts.name, pending::expected(&self.catalog, &learner.facts).await?);
+            match (&learner.problem, expected) {
+                (None, _) => return Err(ClusterError::refused(one_at_a_time(name))),
+                (Some(_), Some(expected)) => {
+                    let id = &expected.holder;
+                    return Err(ClusterError::refused(format!(
+                        "{}; it was let in at {} and has yet to start: if it will not, take its join back with \"dtr remove \
+                         --replica-ids {id}\"",
+                        one_at_a_time(&member_name(id)),
+                        expected.since
+                    )));
+                }
+                (Some(_), None) => {
+                    // It was added, and never came or is gone: it stands in the way of every other.
+                    tracing::warn!(
+                        member = name,
+                        address = learner.facts.peer_urls.join(", "),
+                        "an unfinished join is taken back"
+                    );
+                    self.store.members().remove(learner.facts.id).await?;
+                }
             }
         }
         Ok(others)
@@ -220,4 +233,30 @@ impl Cluster {
         self.blobs.put(&digest, None, body(content)).await?;
         Ok(Probe { digest, size })
     }
+}
+
+fn one_at_a_time(other: &str) -> String {
+    format!("{other} is just joining, and one joins at a time: run this again when it votes")
+}
+
+/// Adds a learner, unless there is one: of two that were found harmless at the same moment etcd lets one in.
+pub(crate) async fn add_learner(store: &EtcdStore, peer_url: &str) -> Result<(), ClusterError> {
+    match store.members().add_learner(peer_url).await {
+        Ok(_) => Ok(()),
+        Err(AdminError::TooManyLearners) => {
+            Err(ClusterError::refused(one_at_a_time("another replica")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where all members are, as a new one must know to begin: `name` is what the one at `peer_url` is called, which is not
+/// known of it before it has started.
+pub(crate) fn addresses(listed: &[MemberFacts], name: &str, peer_url: &str) -> Vec<MemberAddress> {
+    let address = |member: &MemberFacts| {
+        let known = member.peer_urls.first()?.clone();
+        let name = if known == peer_url { name } else { &member.name };
+        Some(MemberAddress { name: name.to_owned(), peer_url: known })
+    };
+    listed.iter().filter_map(address).collect()
 }

@@ -55,6 +55,12 @@ impl Folder {
         self.data.clone()
     }
 
+    /// Whether etcd has begun here as a member: before that it knows of the others only what it is told at its start.
+    pub(crate) fn has_begun(&self) -> bool {
+        let logs = fs::read_dir(self.data().join("member").join("wal"));
+        logs.is_ok_and(|mut logs| logs.next().is_some())
+    }
+
     /// The same folder with a copy of etcd's data, for looking at what is in them: an etcd without a majority does not
     /// answer, and making it one by itself cannot be taken back.
     ///

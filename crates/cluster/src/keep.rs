@@ -1,7 +1,14 @@
 //! What a replica does about its place in the cluster while it serves: it votes as soon as it has caught up, renews its
-//! certificate, heeds what the authority took back, remembers where the others are, and ends when it was removed.
+//! certificate, heeds what the authority took back, remembers where the others are, and ends when it was removed. One that
+//! was let in and lost its place before it ever started asks for another.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use dtr_catalog::{Catalog, keys};
 use dtr_store::{StoreError, prefix_end};
@@ -11,9 +18,10 @@ use dtr_types::ReplicaId;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ClusterError, Engine, Folder, MemberConfig,
+    Cluster, ClusterError, Engine, Folder, MemberAddress, MemberConfig, REPLICAS_MAX,
+    admit::{add_learner, addresses},
     identity::{VALIDITY, authority, certificate_record, names, record_name, revoked},
-    member_name,
+    member_name, pending,
 };
 
 /// How often the members are looked at: some times while a replica that is removed is still let in (`remove`).
@@ -32,9 +40,21 @@ pub enum Ended {
     Stopped,
     /// The replica was removed from the cluster.
     Removed,
+    /// It has to begin anew, with what was written down meanwhile.
+    Restart,
 }
 
-type Remember = Box<dyn Fn(Vec<String>) + Send + Sync>;
+/// What a replica must know at its next start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Where the other members are reached.
+    Endpoints(Vec<String>),
+    /// All members at the time it was let in, itself among them.
+    Members(Vec<MemberAddress>),
+}
+
+/// Writes it down; says whether that worked.
+type Remember = Box<dyn Fn(News) -> bool + Send + Sync>;
 
 /// Looks after one replica's place.
 pub struct Keeper {
@@ -43,21 +63,28 @@ pub struct Keeper {
     folder: Folder,
     id: ReplicaId,
     member: Option<MemberConfig>,
-    /// Told where the members are when that has changed.
+    /// Told when that has changed.
     remember: Remember,
+    outside: Arc<AtomicBool>,
 }
 
 impl Keeper {
-    /// For the replica `id` with its `member`, if it runs one.
+    /// For this replica of the cluster with its `member`, if it runs one.
     pub fn new(
-        catalog: Catalog,
+        cluster: &Cluster,
         engine: &Engine,
-        id: ReplicaId,
         member: Option<MemberConfig>,
-        remember: impl Fn(Vec<String>) + Send + Sync + 'static,
+        remember: impl Fn(News) -> bool + Send + Sync + 'static,
     ) -> Self {
-        let (store, folder) = (Arc::clone(engine.store()), engine.folder().clone());
-        Self { catalog, store, folder, id, member, remember: Box::new(remember) }
+        Self {
+            catalog: cluster.catalog.clone(),
+            store: Arc::clone(engine.store()),
+            folder: engine.folder().clone(),
+            id: cluster.here.clone(),
+            member,
+            remember: Box::new(remember),
+            outside: Arc::clone(&cluster.outside),
+        }
     }
 
     /// Runs until `stop`, or until the replica was removed.
@@ -68,36 +95,82 @@ impl Keeper {
         };
         tokio::select! {
             () = stop.cancelled() => Ended::Stopped,
-            () = self.watch_members(member) => Ended::Removed,
+            ended = self.watch_members(member) => ended,
             () = self.keep_certificates(member) => Ended::Stopped,
         }
     }
 
-    /// Returns when this replica is no member any more.
-    async fn watch_members(&self, member: &MemberConfig) {
-        let mut known = Vec::new();
-        let mut seen = false;
+    /// Returns when this replica is no member any more, or has to begin anew to be one.
+    async fn watch_members(&self, member: &MemberConfig) -> Ended {
+        let mut known = None;
         loop {
             let pause = match self.store.members().list().await {
-                Ok(members) => {
-                    let own = members.iter().find(|m| m.peer_urls.contains(&member.peer_url()));
-                    match own {
-                        Some(own) => {
-                            seen = true;
-                            self.remember_others(&members, &mut known);
-                            self.vote(own).await
+                Ok(members) => match members.iter().find(|other| self.is_own(other, member)) {
+                    Some(own) => {
+                        self.outside.store(false, Ordering::Release);
+                        if !self.folder.has_begun() && self.is_told_otherwise(member, &members) {
+                            return Ended::Restart;
                         }
-                        // A member that is asked may lag behind the one that let us in.
-                        None if !seen => ASK,
-                        None => return,
+                        self.remember_others(&members, &mut known);
+                        self.vote(own).await
                     }
-                }
+                    // Whoever let us in had seen us among the members.
+                    None if self.folder.has_begun() => return Ended::Removed,
+                    None => {
+                        self.come_in_again(member, &members).await;
+                        AGAIN
+                    }
+                },
                 Err(error) => {
                     tracing::debug!(%error, "the members cannot be listed");
                     AGAIN
                 }
             };
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn is_own(&self, other: &MemberFacts, member: &MemberConfig) -> bool {
+        other.peer_urls.contains(&member.peer_url()) || other.name == member_name(&self.id)
+    }
+
+    /// Whether our etcd, which has yet to begin, was told of other members than there are: it refuses to begin then.
+    fn is_told_otherwise(&self, member: &MemberConfig, members: &[MemberFacts]) -> bool {
+        let urls = |all: &[MemberAddress]| {
+            let mut urls: Vec<_> = all.iter().map(|member| member.peer_url.clone()).collect();
+            urls.sort();
+            urls
+        };
+        let now = addresses(members, &member_name(&self.id), &member.peer_url());
+        if member.joined.is_empty() || urls(&member.joined) == urls(&now) {
+            return false;
+        }
+        tracing::info!(
+            "the members are others than when this replica was let in: it begins anew with them"
+        );
+        (self.remember)(News::Members(now))
+    }
+
+    /// This replica was let in and did not start in time, so that another took its place. It has nothing that the others do
+    /// not have: it asks for another place, as a join does.
+    async fn come_in_again(&self, member: &MemberConfig, members: &[MemberFacts]) {
+        if !self.outside.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                "this replica is not among the members of etcd, and counts for no majority: another took its place before it \
+                 started; it asks to be let in again"
+            );
+        }
+        if members.len() >= REPLICAS_MAX || members.iter().any(|member| member.learner) {
+            return;
+        }
+        let url = member.peer_url();
+        let asked = async {
+            pending::expect(&self.catalog, &self.id, &url).await?;
+            add_learner(&self.store, &url).await
+        };
+        match asked.await {
+            Ok(()) => tracing::info!("this replica was let in again"),
+            Err(error) => tracing::warn!(%error, "this replica was not let in again yet"),
         }
     }
 
@@ -114,14 +187,15 @@ impl Keeper {
         ASK
     }
 
-    fn remember_others(&self, members: &[MemberFacts], known: &mut Vec<String>) {
+    fn remember_others(&self, members: &[MemberFacts], known: &mut Option<Vec<String>>) {
         let name = member_name(&self.id);
         let others = members.iter().filter(|m| m.name != name && !m.learner);
         let mut now: Vec<_> = others.flat_map(|m| m.client_urls.iter().cloned()).collect();
         now.sort();
-        if now != *known {
-            (self.remember)(now.clone());
-            *known = now;
+        if known.as_ref() != Some(&now) {
+            if (self.remember)(News::Endpoints(now.clone())) {
+                *known = Some(now);
+            }
         }
     }
 

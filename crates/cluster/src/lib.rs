@@ -17,6 +17,7 @@ mod format;
 mod identity;
 mod keep;
 mod others;
+mod pending;
 mod remove;
 mod upkeep;
 
@@ -26,11 +27,14 @@ pub use engine::{Engine, EngineError};
 pub use folder::Folder;
 pub use format::{Raise, raise};
 pub use identity::{AUTHORITY, Founded, Identity};
-pub use keep::{Ended, Keeper};
+pub use keep::{Ended, Keeper, News};
 pub use others::against_going_alone;
-pub use remove::Removal;
+pub use remove::{Removal, strike_restart};
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use dtr_blobs::{BlobError, SharedBlobs};
 use dtr_catalog::{Catalog, CatalogError};
@@ -82,6 +86,8 @@ pub struct Cluster {
     /// How large the file of a member may become, in bytes; not known of an etcd that was given.
     quota: Option<u64>,
     trouble: Arc<Mutex<Option<String>>>,
+    /// Whether this replica is not among the members.
+    outside: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -114,8 +120,28 @@ impl Cluster {
     /// As the replica `here` sees it.
     pub fn new(catalog: Catalog, blobs: SharedBlobs, engine: &Engine, here: ReplicaId) -> Self {
         let (store, own_members) = (Arc::clone(engine.store()), engine.has_member());
-        let (quota, trouble) = (engine.quota(), Arc::default());
-        Self { catalog, blobs, store, here, own_members, quota, trouble }
+        let (quota, trouble, outside) = (engine.quota(), Arc::default(), Arc::default());
+        Self { catalog, blobs, store, here, own_members, quota, trouble, outside }
+    }
+
+    /// Why this replica does not count for any majority although it answers; `None` when it does.
+    pub fn outside(&self) -> Option<String> {
+        self.outside.load(Ordering::Acquire).then(|| {
+            "this replica is not among the members of etcd: it did not start in time after it was let in, and another took \
+             its place. It asks to be let in again by itself, which takes until the other votes"
+                .to_owned()
+        })
+    }
+
+    /// Whether this replica's member votes; true of one that runs none.
+    ///
+    /// # Errors
+    /// When the members cannot be listed.
+    pub async fn votes(&self) -> Result<bool, ClusterError> {
+        let own = member_name(&self.here);
+        let members = self.store.members().list().await?;
+        let votes = |member: &MemberFacts| member.name == own && !member.learner;
+        Ok(!self.own_members || members.iter().any(votes))
     }
 
     /// Why the store does not answer, in words: the error tells of the member that was asked last, whichever that was.

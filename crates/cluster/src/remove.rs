@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
-use dtr_catalog::{Catalog, Kind, TransactionExt as _, keys, records::CertificateRecord};
+use dtr_catalog::{
+    Catalog, CatalogError, Kind, TransactionExt as _, keys, records::CertificateRecord,
+};
 use dtr_store::{At, Transaction};
 use dtr_types::{ReplicaId, Timestamp};
 use serde::Serialize;
 
 use crate::{
-    Cluster, ClusterError, MemberView,
+    Cluster, ClusterError,
     identity::{REVOKED, authority, certificate_record, number, record_name},
-    majority, member_name,
+    majority, member_name, pending,
 };
 
 /// How long the removed replica, if it runs, has to see that it was removed before its certificate is good for nothing.
@@ -56,8 +58,17 @@ impl Cluster {
     async fn remove_member(&self, id: &ReplicaId) -> Result<usize, ClusterError> {
         let views = self.members().await?;
         let name = member_name(id);
-        let (victims, others): (Vec<MemberView>, Vec<MemberView>) =
-            views.into_iter().partition(|view| view.facts.name == name);
+        let (mut victims, mut others) = (Vec::new(), Vec::new());
+        for view in views {
+            // etcd does not know yet what a member is called that has not started.
+            let unstarted = view.facts.name.is_empty()
+                && pending::expected(&self.catalog, &view.facts)
+                    .await?
+                    .is_some_and(|expected| expected.holder == *id);
+            let list =
+                if unstarted || view.facts.name == name { &mut victims } else { &mut others };
+            list.push(view);
+        }
         let voters: Vec<_> = others.iter().filter(|view| !view.facts.learner).collect();
         let Some(victim) = victims.into_iter().next() else {
             let known = self.catalog.get(&keys::replica(id)).await?.is_some()
@@ -83,6 +94,7 @@ impl Cluster {
             }
         }
         self.store.members().remove(victim.facts.id).await?;
+        pending::forget(&self.catalog, &victim.facts).await?;
         if victim.problem.is_none() {
             tokio::time::sleep(FAREWELL).await;
         }
@@ -92,6 +104,7 @@ impl Cluster {
     /// Takes a replica's certificate back, and strikes it from the records.
     async fn take_back(&self, id: &ReplicaId) -> Result<(), ClusterError> {
         let (catalog, now) = (&self.catalog, self.catalog.now());
+        strike_restart(catalog, id).await?;
         let key = keys::certificate(&record_name(id));
         let mut struck = Transaction::new().delete(keys::replica(id));
         if let Some(given) = catalog.get(&key).await? {
@@ -101,6 +114,31 @@ impl Cluster {
         }
         catalog.commit(struck).await?;
         write_revoked(catalog, now).await
+    }
+}
+
+/// Takes a replica off the list of those that are to restart: it has, or will not come back, and the others would wait for
+/// it.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn strike_restart(catalog: &Catalog, id: &ReplicaId) -> Result<(), CatalogError> {
+    let key = keys::restart();
+    loop {
+        let Some(found) = catalog.get(&key).await? else { return Ok(()) };
+        let mut record = found.value;
+        if !record.replicas.contains(id) {
+            return Ok(());
+        }
+        record.replicas.retain(|listed| listed != id);
+        let change = Transaction::new().if_modified_at(&key, found.modified);
+        let change = match record.replicas.is_empty() {
+            true => change.delete(&key),
+            false => change.put_record(&record)?,
+        };
+        if catalog.commit(change).await?.committed().is_some() {
+            return Ok(());
+        }
     }
 }
 

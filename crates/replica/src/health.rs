@@ -69,6 +69,9 @@ impl Health {
                 None => format!("store: {error}"),
             });
         }
+        if let Some(problem) = self.cluster.as_ref().and_then(Cluster::outside) {
+            return Some(problem);
+        }
         self.blobs.health().await.problem.map(|problem| format!("blob storage: {problem}"))
     }
 

@@ -10,10 +10,9 @@ use std::{
     time::Duration,
 };
 
-use dtr_catalog::{Catalog, TransactionExt as _, keys, records::RestartRecord};
-use dtr_cluster::Cluster;
+use dtr_catalog::{Catalog, keys, records::RestartRecord};
+use dtr_cluster::{Cluster, strike_restart};
 use dtr_jobs::{JobError, Lock, RESTART};
-use dtr_store::Transaction;
 use dtr_types::ReplicaId;
 use tokio_util::sync::CancellationToken;
 
@@ -91,19 +90,7 @@ impl Restarter {
         while self.health.problem().await.is_some() || !self.votes().await {
             tokio::time::sleep(WELL).await;
         }
-        let key = keys::restart();
-        while let Some(found) = self.catalog.get(&key).await? {
-            let mut record = found.value;
-            record.replicas.retain(|id| *id != self.id);
-            let change = Transaction::new().if_modified_at(&key, found.modified);
-            let change = match record.replicas.is_empty() {
-                true => change.delete(&key),
-                false => change.put_record(&record)?,
-            };
-            if self.catalog.commit(change).await?.committed().is_some() {
-                break;
-            }
-        }
+        strike_restart(&self.catalog, &self.id).await?;
         if let Ok(lock) = lock {
             lock.release().await;
         }
@@ -112,12 +99,9 @@ impl Restarter {
     }
 
     async fn votes(&self) -> bool {
-        let Some(cluster) = &self.members else { return true };
-        match cluster.members().await {
-            Ok(members) => members.iter().all(|member| {
-                member.facts.name != dtr_cluster::member_name(&self.id) || !member.facts.learner
-            }),
-            Err(_) => false,
+        match &self.members {
+            Some(cluster) => cluster.votes().await.unwrap_or(false),
+            None => true,
         }
     }
 

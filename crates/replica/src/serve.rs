@@ -25,7 +25,7 @@ use dtr_catalog::{
     Catalog, CatalogError,
     records::{ClusterRecord, DATA_FORMAT, IdentitySource},
 };
-use dtr_cluster::{Cluster, Ended, Engine, Keeper};
+use dtr_cluster::{Cluster, Ended, Engine, Keeper, News};
 use dtr_enzi::Enzi;
 use dtr_identity::{
     BuiltIn, BuiltInOptions, Identity, IdentityError, ManageError, Remote, RemoteError,
@@ -464,20 +464,23 @@ impl Serving {
             restarts: Arc::clone(&restarts),
         };
         background.spawn(restarter.run(stop.clone()));
-        if let Some(members) = members {
-            background.spawn(upkeep::look(members, stop.clone()));
+        if let Some(members) = &members {
+            background.spawn(upkeep::look(members.clone(), stop.clone()));
         }
         let changed = Arc::new(Notify::new());
-        if let Some(engine) = &engine {
-            let keeper = keeper(&dir, &config, catalog.clone(), engine, &changed);
+        if let (Some(engine), Some(members)) = (&engine, &members) {
+            let keeper = keeper(&dir, &config, members, engine, &changed);
             let (stop, drain) = (stop.clone(), shutdown.drain.clone());
+            let restarts = Arc::clone(&restarts);
             background.spawn(async move {
-                if keeper.run(stop).await == Ended::Removed {
-                    tracing::error!(
+                match keeper.run(stop).await {
+                    Ended::Stopped => return,
+                    Ended::Restart => restarts.store(true, Ordering::Release),
+                    Ended::Removed => tracing::error!(
                         "this replica was removed from the cluster: it stops; delete what is left of it with \"dtr destroy\""
-                    );
-                    drain.cancel();
+                    ),
                 }
+                drain.cancel();
             });
         }
         let follower = Follower {
@@ -518,7 +521,7 @@ impl Serving {
 fn keeper(
     dir: &DataDir,
     config: &ReplicaConfig,
-    catalog: Catalog,
+    members: &Cluster,
     engine: &Engine,
     changed: &Arc<Notify>,
 ) -> Keeper {
@@ -527,17 +530,23 @@ fn keeper(
         StoreConfig::Embedded => None,
     };
     let (dir, changed) = (dir.clone(), Arc::clone(changed));
-    Keeper::new(catalog, engine, config.id.clone(), member, move |endpoints| {
+    Keeper::new(members, engine, member, move |news| {
         let remembered = ReplicaConfig::load(&dir).and_then(|mut config| {
             if let StoreConfig::Etcd(etcd) = &mut config.store {
-                etcd.endpoints = endpoints;
+                match news {
+                    News::Endpoints(endpoints) => etcd.endpoints = endpoints,
+                    News::Members(joined) => {
+                        etcd.member.iter_mut().for_each(|member| member.joined.clone_from(&joined));
+                    }
+                }
             }
             config.save(&dir)
         });
-        if let Err(error) = remembered {
+        if let Err(error) = &remembered {
             tracing::warn!(%error, "where the other replicas are was not written down");
         }
         // The identity service is told who is there.
         changed.notify_one();
+        remembered.is_ok()
     })
 }
