@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Cluster, ClusterError, MemberView,
     config::url_host,
-    identity::{VALIDITY, authority, certificate_record, names, record_name, revoked},
+    identity::{VALIDITY, authority, names, remember_given, revoked},
     member_name, pending,
 };
 
@@ -115,8 +115,7 @@ impl Cluster {
         }
         let certificate =
             authority.issue_member(&name, &names, &request.public_key, now, VALIDITY)?;
-        let record = certificate_record(record_name(&request.replica_id), certificate.clone(), now);
-        self.catalog.put(&record).await?;
+        remember_given(&self.catalog, &request.replica_id, &certificate, now).await?;
         let listed = self.store.members().list().await?;
         let endpoints = others.iter().flat_map(|member| member.client_urls.iter().cloned());
         Ok(Admission {

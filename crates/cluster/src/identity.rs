@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use dtr_catalog::{Catalog, keys, records::CertificateRecord};
-use dtr_transport::pki::{Authority, KeyPairPem, PkiError, SubjectNames, new_es256_key};
+use dtr_catalog::{Catalog, Kind, TransactionExt as _, keys, records::CertificateRecord};
+use dtr_store::{At, Transaction};
+use dtr_transport::pki::{self, Authority, KeyPairPem, PkiError, SubjectNames, new_es256_key};
 use dtr_types::{ReplicaId, Secret, Timestamp};
 
 use crate::{Admission, ClusterError, member_name};
@@ -14,8 +15,56 @@ use crate::{Admission, ClusterError, member_name};
 pub const AUTHORITY: &str = "replicas";
 /// The record of what it took back.
 pub(crate) const REVOKED: &str = "replicas-revoked";
+/// Certificates of replicas that have others by now, and could still be used.
+const FORMER: &str = "former-";
 /// How long a replica's certificate is valid; it is renewed by the replica itself well before.
 pub(crate) const VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Remembers what a replica was given. What it had before is kept until it ends: when the replica is removed, that is taken
+/// back too.
+pub(crate) async fn remember_given(
+    catalog: &Catalog,
+    id: &ReplicaId,
+    certificate: &str,
+    now: Timestamp,
+) -> Result<(), ClusterError> {
+    let key = keys::certificate(&record_name(id));
+    loop {
+        let mut change = Transaction::new();
+        for former in former(catalog, id).await? {
+            if has_ended(&former.certificate, now) {
+                change = change.delete(keys::certificate(&former.name));
+            }
+        }
+        change = match catalog.get(&key).await? {
+            Some(found) => {
+                let name = format!("{FORMER}{id}-{}", found.modified);
+                let former = CertificateRecord { name, ..found.value };
+                change.if_modified_at(&key, found.modified).put_record(&former)?
+            }
+            None => change.if_absent(&key),
+        };
+        let record = certificate_record(record_name(id), certificate.to_owned(), now);
+        if catalog.commit(change.put_record(&record)?).await?.committed().is_some() {
+            return Ok(());
+        }
+    }
+}
+
+/// What a replica was given before what it has now.
+pub(crate) async fn former(
+    catalog: &Catalog,
+    id: &ReplicaId,
+) -> Result<Vec<CertificateRecord>, ClusterError> {
+    let prefix = format!("{}{FORMER}{id}-", Kind::Certificate.prefix());
+    let found = catalog.list::<CertificateRecord>(prefix.as_bytes(), None, 0, At::Latest).await?;
+    Ok(found.items.into_iter().map(|found| found.value).collect())
+}
+
+/// Whether nobody accepts it any more; not of one that cannot be read.
+pub(crate) fn has_ended(certificate: &str, now: Timestamp) -> bool {
+    pki::facts(certificate).is_ok_and(|facts| facts.not_after < now)
+}
 
 /// Certificates and key of one replica, as PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Cluster, ClusterError, Engine, Folder, MemberAddress, MemberConfig, REPLICAS_MAX,
     admit::{add_learner, addresses},
-    identity::{VALIDITY, authority, certificate_record, names, record_name, revoked},
+    identity::{VALIDITY, authority, names, remember_given, revoked},
     member_name, pending,
 };
 
@@ -96,7 +96,7 @@ impl Keeper {
         tokio::select! {
             () = stop.cancelled() => Ended::Stopped,
             ended = self.watch_members(member) => ended,
-            () = self.keep_certificates(member) => Ended::Stopped,
+            () = self.keep_certificates(member) => Ended::Restart,
         }
     }
 
@@ -199,16 +199,22 @@ impl Keeper {
         }
     }
 
+    /// Returns when the member has to be started anew with what was written.
     async fn keep_certificates(&self, member: &MemberConfig) {
         loop {
-            if let Err(error) = self.follow_certificates(member).await {
-                tracing::warn!(%error, "the certificates of the cluster are not followed for a moment");
+            match self.follow_certificates(member).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the certificates of the cluster are not followed for a moment");
+                }
             }
             tokio::time::sleep(AGAIN).await;
         }
     }
 
-    async fn follow_certificates(&self, member: &MemberConfig) -> Result<(), ClusterError> {
+    /// Whether the member has to be started anew.
+    async fn follow_certificates(&self, member: &MemberConfig) -> Result<bool, ClusterError> {
         let store = self.catalog.store();
         let unavailable = |error: StoreError| ClusterError::Catalog(error.into());
         let from = store.revision().await.map_err(unavailable)?.next();
@@ -217,11 +223,13 @@ impl Keeper {
         let mut changes =
             store.watch(prefix, &prefix_end(prefix), from).await.map_err(unavailable)?;
         loop {
-            self.renew(member).await?;
+            if self.renew(member).await? {
+                return Ok(true);
+            }
             tokio::select! {
                 change = changes.next() => match change {
                     Some(change) => drop(change.map_err(unavailable)?),
-                    None => return Ok(()),
+                    None => return Ok(false),
                 },
                 () = tokio::time::sleep(RENEW) => {}
             }
@@ -229,8 +237,8 @@ impl Keeper {
     }
 
     /// Writes what the authority took back, and a new certificate when the old one is of another authority or has lived
-    /// through two thirds of its time.
-    async fn renew(&self, member: &MemberConfig) -> Result<(), ClusterError> {
+    /// through two thirds of its time. Whether the member has to be started anew: it reads the authority's only then.
+    async fn renew(&self, member: &MemberConfig) -> Result<bool, ClusterError> {
         let folder = self.folder.clone();
         let files = |error: std::io::Error| PkiError::Unreadable {
             what: "the replica's certificates",
@@ -241,8 +249,11 @@ impl Keeper {
         identity.revoked = revoked(&self.catalog).await?;
         let (authority, now) = (authority(&self.catalog).await?, self.catalog.now());
         let ends = pki::facts(&identity.certificate)?.not_after;
-        let old = ends.since(now) < VALIDITY / 3;
-        if old {
+        // A repair that was cut off has made an authority and not come to use it. Beside others it would not be used either:
+        // they trust the one that they have.
+        let other = identity.ca.trim() != authority.certificate_pem().trim()
+            && self.store.members().list().await?.len() == 1;
+        if other || ends.since(now) < VALIDITY / 3 {
             let public = pki::public_key_of(&identity.key)?;
             identity.certificate = authority.issue_member(
                 &member_name(&self.id),
@@ -251,17 +262,21 @@ impl Keeper {
                 now,
                 VALIDITY,
             )?;
-            let record =
-                certificate_record(record_name(&self.id), identity.certificate.clone(), now);
-            self.catalog.put(&record).await?;
+            remember_given(&self.catalog, &self.id, &identity.certificate, now).await?;
             tracing::info!("the replica's certificate was renewed");
+        }
+        if other {
+            authority.certificate_pem().clone_into(&mut identity.ca);
+            tracing::info!(
+                "the replica has the authority that a repair made for it: it begins anew with it"
+            );
         }
         if identity != before {
             folder.write(&identity).map_err(files)?;
-            if let Err(error) = Engine::exchange(&self.store, &folder) {
+            if !other && let Err(error) = Engine::exchange(&self.store, &folder) {
                 tracing::warn!(%error, "the new certificate is not presented yet");
             }
         }
-        Ok(())
+        Ok(other)
     }
 }

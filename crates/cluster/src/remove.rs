@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     Cluster, ClusterError,
-    identity::{REVOKED, authority, certificate_record, number, record_name},
+    identity::{REVOKED, authority, certificate_record, former, has_ended, number, record_name},
     majority, member_name, pending,
 };
 
@@ -101,16 +101,20 @@ impl Cluster {
         Ok(voters.len())
     }
 
-    /// Takes a replica's certificate back, and strikes it from the records.
+    /// Takes back all certificates of a replica that are still good, and strikes it from the records.
     async fn take_back(&self, id: &ReplicaId) -> Result<(), ClusterError> {
         let (catalog, now) = (&self.catalog, self.catalog.now());
         strike_restart(catalog, id).await?;
         let key = keys::certificate(&record_name(id));
         let mut struck = Transaction::new().delete(keys::replica(id));
-        if let Some(given) = catalog.get(&key).await? {
-            let name = format!("{TAKEN_BACK}{id}-{}", now.millis());
-            let taken = CertificateRecord { name, ..given.value };
-            struck = struck.delete(key).put_record(&taken)?;
+        let now_has = catalog.get(&key).await?.map(|found| found.value);
+        let given = now_has.into_iter().chain(former(catalog, id).await?);
+        for (n, given) in given.enumerate() {
+            struck = struck.delete(keys::certificate(&given.name));
+            if !has_ended(&given.certificate, now) {
+                let name = format!("{TAKEN_BACK}{id}-{}-{n}", now.millis());
+                struck = struck.put_record(&CertificateRecord { name, ..given })?;
+            }
         }
         catalog.commit(struck).await?;
         write_revoked(catalog, now).await

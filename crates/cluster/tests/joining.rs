@@ -1,10 +1,10 @@
-//! Replicas that are let in, wait for each other, and are taken back before they ever started.
+//! Replicas that are let in, wait for each other, and are taken back before they ever started, with all that they got.
 
 use std::{net::TcpListener, path::Path, sync::Arc, time::Duration};
 
 use dtr_catalog::{
     Catalog, keys,
-    records::{ClusterRecord, DATA_FORMAT, IdentitySource, RestartRecord},
+    records::{CertificateRecord, ClusterRecord, DATA_FORMAT, IdentitySource, RestartRecord},
 };
 use dtr_cluster::{
     Cluster, ClusterError, Engine, EtcdConfig, Folder, Identity, JoinRequest, MemberConfig,
@@ -86,6 +86,10 @@ async fn learners(cluster: &Cluster) -> usize {
     members.iter().filter(|member| member.facts.learner).count()
 }
 
+async fn certificates(catalog: &Catalog, prefix: &str) -> Vec<CertificateRecord> {
+    catalog.all(format!("cert/{prefix}").as_bytes()).await.expect("a list")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_let_in_is_waited_for() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -133,5 +137,23 @@ async fn nobody_waits_for_the_restart_of_one_that_is_removed() {
     cluster.remove(&lost.replica_id).await.expect("removed");
     let listed = catalog.get(&keys::restart()).await.expect("an answer").expect("is there");
     assert_eq!(listed.value.replicas, [id("000000000001")]);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_was_given_is_taken_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (engine, cluster, catalog) = first(dir.path()).await;
+    let lost = request("000000000002");
+    let mut given = Vec::new();
+    for _ in 0..3 {
+        given.push(cluster.admit(&lost).await.expect("let in").certificate);
+    }
+    assert_eq!(certificates(&catalog, "former-").await.len(), 2);
+    cluster.remove(&lost.replica_id).await.expect("removed");
+    let revoked = certificates(&catalog, "revoked-").await;
+    let revoked: Vec<_> = revoked.into_iter().map(|record| record.certificate).collect();
+    assert!(given.iter().all(|one| revoked.contains(one)), "{} of 3", revoked.len());
+    assert!(certificates(&catalog, "former-").await.is_empty());
     engine.stop().await;
 }
