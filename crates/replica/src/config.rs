@@ -150,6 +150,24 @@ impl ReplicaConfig {
         Ok(dtr_transport::durable_write(&path, &text, 0o600)?)
     }
 
+    /// Changes what is on disk now. A replica that runs and commands beside it do so one after the other, so that no change
+    /// is lost.
+    ///
+    /// # Errors
+    /// When `change` fails, nothing is written; else as with [`ReplicaConfig::load`] and [`ReplicaConfig::save`].
+    pub fn change<E: From<ConfigError>>(
+        dir: &DataDir,
+        change: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let locked = fs::File::open(dir.root()).and_then(|folder| folder.lock().map(|()| folder));
+        let _folder =
+            locked.map_err(|source| ConfigError::Read { path: dir.root().to_owned(), source })?;
+        let mut config = Self::load(dir)?;
+        change(&mut config)?;
+        config.save(dir)?;
+        Ok(config)
+    }
+
     /// The address people and other machines use when nothing else is configured.
     pub fn address_of(host: &str, https_port: u16) -> String {
         if https_port == 443 {

@@ -531,7 +531,7 @@ fn keeper(
     };
     let (dir, changed) = (dir.clone(), Arc::clone(changed));
     Keeper::new(members, engine, member, move |news| {
-        let remembered = ReplicaConfig::load(&dir).and_then(|mut config| {
+        let remembered = ReplicaConfig::change(&dir, |config| {
             if let StoreConfig::Etcd(etcd) = &mut config.store {
                 match news {
                     News::Endpoints(endpoints) => etcd.endpoints = endpoints,
@@ -540,7 +540,7 @@ fn keeper(
                     }
                 }
             }
-            config.save(&dir)
+            Ok::<_, ConfigError>(())
         });
         if let Err(error) = &remembered {
             tracing::warn!(%error, "where the other replicas are was not written down");

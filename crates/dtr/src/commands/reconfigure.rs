@@ -45,8 +45,9 @@ pub async fn run(args: ReconfigureArgs) -> Result<()> {
     if shared {
         change_shared(&args).await?;
     }
-    if let (Some(config), Some(dir)) = (changed, dir) {
-        config.save(&DataDir::new(dir))?;
+    if let (Some(_), Some(dir)) = (changed, dir) {
+        // Once more, in what is there by now: a replica that runs writes down where the others are.
+        ReplicaConfig::change(&DataDir::new(dir), |config| configure(config, dir, &args))?;
         let how = match args.restart {
             true => "saved",
             false => {
@@ -92,6 +93,11 @@ fn own_changes(args: &ReconfigureArgs) -> bool {
 /// The replica's own configuration with the changes in it.
 fn configured(dir: &Path, args: &ReconfigureArgs) -> Result<ReplicaConfig> {
     let mut config = ReplicaConfig::load(&DataDir::new(dir))?;
+    configure(&mut config, dir, args)?;
+    Ok(config)
+}
+
+fn configure(config: &mut ReplicaConfig, dir: &Path, args: &ReconfigureArgs) -> Result<()> {
     let network = &args.network;
     if let Some(port) = network.replica_https_port {
         config.address = with_port(&config.address, port);
@@ -137,7 +143,7 @@ fn configured(dir: &Path, args: &ReconfigureArgs) -> Result<ReplicaConfig> {
         known.map_err(|error| Failure::usage(error.to_string()))?;
         config.log_format.clone_from(format);
     }
-    Ok(config)
+    Ok(())
 }
 
 /// Where image content is from now on.
