@@ -1,7 +1,10 @@
 //! Whether this replica can do its work: for `/_ping`, and for the record by which the others see it.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,7 +18,6 @@ use dtr_catalog::Catalog;
 use dtr_cluster::Cluster;
 use serde_json::json;
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 
 /// How long an answer is used again: a check writes to the blob storage, and `/_ping` is open to everybody.
 const REMEMBERED: Duration = Duration::from_secs(2);
@@ -33,17 +35,22 @@ pub(crate) struct Health {
     blobs: SharedBlobs,
     last: Arc<Mutex<Option<Checked>>>,
     cluster: Option<Cluster>,
-    leaving: CancellationToken,
+    leaving: Arc<AtomicBool>,
 }
 
 impl Health {
     pub fn new(catalog: Catalog, blobs: SharedBlobs, cluster: Option<Cluster>) -> Self {
-        Self { catalog, blobs, last: Arc::default(), cluster, leaving: CancellationToken::new() }
+        Self { catalog, blobs, last: Arc::default(), cluster, leaving: Arc::default() }
     }
 
     /// From here on `/_ping` sends new work elsewhere; what comes nevertheless is done.
     pub fn leave(&self) {
-        self.leaving.cancel();
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Takes that back.
+    pub fn stay(&self) {
+        self.leaving.store(false, Ordering::Release);
     }
 
     /// `None` when all is well, else what is wrong.
@@ -77,7 +84,7 @@ impl Health {
 
     /// `GET /_ping`, as the original answers it.
     pub async fn ping(&self) -> Response {
-        let problem = match self.leaving.is_cancelled() {
+        let problem = match self.leaving.load(Ordering::Acquire) {
             true => Some("this replica is about to restart".to_owned()),
             false => self.problem().await,
         };

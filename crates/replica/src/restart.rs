@@ -126,7 +126,20 @@ impl Restarter {
         tracing::info!("this replica restarts, as was asked: it takes no new work");
         self.health.leave();
         if others.any {
-            tokio::time::sleep(Duration::from_secs(record.drain_seconds)).await;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(record.drain_seconds)) => {}
+                () = lock.lost() => {
+                    self.health.stay();
+                    return Ok(Turn::Waits("another may have the turn: the lock was lost".to_owned()));
+                }
+            }
+            // It took a while: who has fallen ill meanwhile must not be one too many.
+            let others = self.others().await;
+            if !matches!(&others, Ok(others) if others.problem.is_none()) {
+                self.health.stay();
+                lock.release().await;
+                return Ok(Turn::Waits(others?.problem.unwrap_or_default()));
+            }
         }
         lock.hand_over();
         self.restarts.store(true, Ordering::Release);
