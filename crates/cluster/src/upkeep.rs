@@ -138,7 +138,20 @@ impl Cluster {
         }
         // The leader last: whoever waits for it waits once.
         views.sort_by_key(|view| view.leader);
-        for view in &views {
+        // Of a full one nothing can be written while a member is away either, and that may be for long: then reads wait for
+        // as long as it takes. One that falls silent only now is waited for.
+        let silent = |views: &[MemberView]| views.iter().filter(|v| v.status.is_none()).count();
+        let silent_before = silent(&views);
+        for member in views.iter().map(|view| view.facts.id) {
+            // Who leads may have changed with the one before.
+            let views = self.members().await?;
+            if silent(&views) > silent_before {
+                tracing::warn!(
+                    "a member does not answer: the files of the others are written anew when it does"
+                );
+                return Ok(());
+            }
+            let Some(view) = views.iter().find(|view| view.facts.id == member) else { continue };
             let Some(status) = &view.status else { continue };
             // A full etcd commits nothing, and so does not count what was just given up.
             if (full && forgot) || File::of(status, quota).is_worth_it(full) {
