@@ -1,4 +1,5 @@
-//! Calls to whichever member answers: one connection at a time, the next endpoint when it fails, each call bounded in time.
+//! Calls to whichever member answers: the next endpoint when one fails, each call bounded in time. When nothing was answered
+//! for as long as a call may take, calls are refused at once, and one task for each endpoint looks out for the end of that.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,43 +11,48 @@ use crate::{
     ConnectError, Options, Timing, Tls,
     connection::{Connection, Endpoint},
     fault::Fault,
-    wire::{HeaderOnly, LeaseRequest, LeaseResponse, RangeRequest, RangeResponse, method},
+    line::Line,
+    outlook::Outlook,
+    wire::{
+        HeaderOnly, LeaseRequest, LeaseResponse, Nothing, RangeRequest, RangeResponse,
+        StatusResponse, method,
+    },
 };
 
 /// The first pause after all endpoints failed; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(300);
 
-/// How long after a connection to the first endpoint was left, that is tried again while another one is used.
-const HOME: Duration = Duration::from_secs(5);
-
 /// The members of one etcd cluster.
 pub(crate) struct Client {
-    endpoints: Vec<Endpoint>,
+    lines: Vec<Line>,
     pub(crate) timing: Timing,
     tls: RwLock<Arc<rustls::ClientConfig>>,
-    current: tokio::sync::Mutex<Current>,
-    /// Since when no call has had an answer.
-    trouble: Mutex<Option<Instant>>,
+    /// For calls that need a majority, and for those that a member answers by itself.
+    majority: Outlook,
+    any: Outlook,
     /// The etcd cluster that the first connection was to; another one is never used.
     cluster: Mutex<Option<u64>>,
     me: std::sync::Weak<Self>,
 }
 
-struct Current {
-    /// Which endpoint is tried next, or is connected.
-    at: usize,
-    /// Counts connections, so that of many calls that fail on one, only the first gives it up.
-    generation: u64,
-    connection: Option<Connection>,
-    /// When the first endpoint was last tried.
-    home: Instant,
+/// What an answer takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A member that knows of a leader.
+    Majority,
+    /// A member.
+    Any,
 }
 
 /// A call that waits for its answer: how an attempt is made on a connection.
 pub(crate) trait Call: Sync {
     /// What comes back.
     type Answer: Send;
+    /// What an answer takes.
+    fn need(&self) -> Need {
+        Need::Majority
+    }
     /// One attempt.
     fn attempt(
         &self,
@@ -69,6 +75,10 @@ where
     R: prost::Message + Default + 'static,
 {
     type Answer = R;
+
+    fn need(&self) -> Need {
+        if self.leader { Need::Majority } else { Need::Any }
+    }
 
     async fn attempt(&self, connection: &Connection) -> Result<R, Fault> {
         connection.unary(self.method, self.message.clone(), self.leader).await
@@ -94,16 +104,15 @@ impl Client {
         if options.endpoints.is_empty() {
             return Err(ConnectError::NoEndpoints);
         }
-        let endpoints = options.endpoints.iter().map(|text| Endpoint::parse(text));
-        let endpoints = endpoints.collect::<Result<_, _>>()?;
+        let lines = options.endpoints.iter().map(|text| Endpoint::parse(text).map(Line::new));
+        let lines = lines.collect::<Result<_, _>>()?;
         let tls = RwLock::new(options.tls.config()?);
-        let current = Current { at: 0, generation: 0, connection: None, home: Instant::now() };
         Ok(Arc::new_cyclic(|me| Self {
-            endpoints,
+            lines,
             timing: options.timing,
             tls,
-            current: tokio::sync::Mutex::new(current),
-            trouble: Mutex::new(None),
+            majority: Outlook::new(),
+            any: Outlook::new(),
             cluster: Mutex::new(options.cluster_id),
             me: me.clone(),
         }))
@@ -116,7 +125,7 @@ impl Client {
     }
 
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = &str> {
-        self.endpoints.iter().map(|endpoint| endpoint.url.as_str())
+        self.lines.iter().map(|line| line.endpoint.url.as_str())
     }
 
     /// The etcd cluster's number, once it is known.
@@ -149,6 +158,13 @@ impl Client {
         Instant::now() + self.timing.call
     }
 
+    fn outlook(&self, need: Need) -> &Outlook {
+        match need {
+            Need::Majority => &self.majority,
+            Need::Any => &self.any,
+        }
+    }
+
     /// Makes attempts until one is answered, the deadline has come, or there is no point in going on. Unless
     /// `repeatable`, an attempt whose fate is in doubt is the last.
     pub(crate) async fn run<C: Call>(
@@ -157,26 +173,27 @@ impl Client {
         repeatable: bool,
         deadline: Instant,
     ) -> Result<C::Answer, Fault> {
+        let need = call.need();
+        let outlook = self.outlook(need);
         let (mut tries, mut pause) = (0, PAUSE);
         loop {
+            if let Some(fault) = outlook.lost() {
+                return Err(fault);
+            }
             let fault = match self.attempt(call, deadline).await {
-                Ok(answer) => {
-                    *self.trouble.lock() = None;
-                    return Ok(answer);
-                }
+                Ok(answer) => return Ok(answer),
                 Err(fault) if fault.elsewhere(repeatable) => fault,
-                Err(fault) => {
-                    // An answer, though not a good one.
-                    if !matches!(fault, Fault::Doubt(_)) {
-                        *self.trouble.lock() = None;
-                    }
-                    return Err(fault);
-                }
+                Err(fault) => return Err(fault),
             };
             tries += 1;
-            let round = tries % self.endpoints.len() == 0;
-            let hopeless = self.in_trouble() > self.timing.call && round;
-            if hopeless || Instant::now() + pause >= deadline {
+            let round = tries % self.lines.len() == 0;
+            let late = Instant::now() + pause >= deadline;
+            // What is left of a call's time may be less than a pause.
+            let lost = outlook.in_trouble() + PAUSE_MAX > self.timing.call;
+            if lost && (late || round) {
+                self.lose(need, &fault);
+            }
+            if late {
                 return Err(fault);
             }
             if round {
@@ -186,88 +203,137 @@ impl Client {
         }
     }
 
-    /// For how long nothing has worked; begins to count now if something has until now.
-    fn in_trouble(&self) -> Duration {
-        self.trouble.lock().get_or_insert_with(Instant::now).elapsed()
-    }
-
     async fn attempt<C: Call>(&self, call: &C, deadline: Instant) -> Result<C::Answer, Fault> {
-        let late = |what: &str| format!("{what} did not answer in {:?}", self.timing.attempt);
-        let connected = tokio::time::timeout_at(deadline, self.connection()).await;
-        let (generation, url, connection) = match connected {
-            Ok(connected) => connected?,
-            Err(_) => {
-                return Err(Fault::NotDone("no member could be connected in time".to_owned()));
+        let need = call.need();
+        let (outlook, began) = (self.outlook(need), Instant::now());
+        let (turn, homeward) = outlook.turn();
+        if homeward {
+            self.go_home(need);
+        }
+        let line = &self.lines[turn.at];
+        let fault = match tokio::time::timeout_at(deadline, self.connection(line)).await {
+            Ok(Ok(connection)) => {
+                let answered = self.ask(line, &connection, call, deadline).await;
+                match answered {
+                    Ok(answer) => {
+                        outlook.answered();
+                        return Ok(answer);
+                    }
+                    Err(fault @ (Fault::NotDone(_) | Fault::Doubt(_))) => fault,
+                    // An answer, though not a good one.
+                    Err(fault) => {
+                        outlook.answered();
+                        return Err(fault);
+                    }
+                }
             }
+            Ok(Err(fault)) => fault,
+            Err(_) => Fault::NotDone(format!("{}: no connection in time", line.endpoint.url)),
         };
-        let until = deadline.min(Instant::now() + self.timing.attempt);
-        let answer = tokio::time::timeout_at(until, call.attempt(&connection)).await;
-        let fault = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(Fault::NotDone(why))) => Fault::NotDone(format!("{url}: {why}")),
-            Ok(Err(Fault::Doubt(why))) => Fault::Doubt(format!("{url}: {why}")),
-            Ok(Err(fault)) => return Err(fault),
-            Err(_) => Fault::Doubt(late(url)),
-        };
-        self.give_up(generation).await;
+        outlook.failed(began);
+        outlook.pass(turn, self.lines.len());
         Err(fault)
     }
 
-    /// The connection in use, made if there is none.
-    async fn connection(&self) -> Result<(u64, &str, Connection), Fault> {
-        let mut current = self.current.lock().await;
-        if current.connection.as_ref().is_some_and(Connection::is_closed) {
-            current.connection = None;
-        }
-        let at = current.at;
-        if let Some(connection) = current.connection.clone() {
-            if at != 0 && current.home.elapsed() > HOME {
-                current.home = Instant::now();
-                self.go_home();
+    async fn ask<C: Call>(
+        &self,
+        line: &Line,
+        connection: &Connection,
+        call: &C,
+        deadline: Instant,
+    ) -> Result<C::Answer, Fault> {
+        let url = &line.endpoint.url;
+        let until = deadline.min(Instant::now() + self.timing.attempt);
+        let doubt = match tokio::time::timeout_at(until, call.attempt(connection)).await {
+            // The member is there, and cannot do it.
+            Ok(Err(Fault::NotDone(why))) => return Err(Fault::NotDone(format!("{url}: {why}"))),
+            Ok(Err(Fault::Doubt(why))) => format!("{url}: {why}"),
+            Ok(answer) => return answer,
+            Err(_) => format!("{url} did not answer in {:?}", self.timing.attempt),
+        };
+        line.leave(connection);
+        Err(Fault::Doubt(doubt))
+    }
+
+    async fn connection(&self, line: &Line) -> Result<Connection, Fault> {
+        line.connection(|| self.open(&line.endpoint)).await
+    }
+
+    /// Why calls that need a majority are refused at once, while they are.
+    pub(crate) fn without_majority(&self) -> Option<Fault> {
+        self.majority.lost()
+    }
+
+    /// From here on calls are refused at once, until an endpoint answers again.
+    fn lose(&self, need: Need, why: &Fault) {
+        let said = |why: &Fault| match why {
+            Fault::NotDone(why) | Fault::Doubt(why) => {
+                Fault::NotDone(format!("no answer for some seconds now: {why}"))
             }
-            return Ok((current.generation, &self.endpoints[at].url, connection));
-        }
-        current.generation += 1;
-        if at == 0 {
-            current.home = Instant::now();
-        }
-        match self.open(&self.endpoints[at]).await {
-            Ok(connection) => {
-                tracing::debug!(endpoint = self.endpoints[at].url, "connected to etcd");
-                current.connection = Some(connection.clone());
-                Ok((current.generation, &self.endpoints[at].url, connection))
-            }
-            Err(fault) => {
-                current.at = (at + 1) % self.endpoints.len();
-                Err(fault)
-            }
+            other => other.clone(),
+        };
+        let Some(loss) = self.outlook(need).lose(&said(why)) else { return };
+        tracing::debug!(?need, ?why, "etcd does not answer any more");
+        for at in 0..self.lines.len() {
+            let me = self.me.clone();
+            tokio::spawn(async move {
+                let mut pause = PAUSE;
+                while let Some(me) = me.upgrade().filter(|me| me.outlook(need).is_lost(loss)) {
+                    match me.prove(at, need).await {
+                        Err(why @ (Fault::NotDone(_) | Fault::Doubt(_))) => {
+                            // The nearest knows best what is missing.
+                            if at == 0 {
+                                me.outlook(need).still_lost(loss, &said(&why));
+                            }
+                        }
+                        _ if me.outlook(need).is_lost(loss) => {
+                            tracing::debug!(?need, at, "etcd answers again");
+                            me.outlook(need).settle_at(at);
+                            return me.outlook(need).answered();
+                        }
+                        _ => return,
+                    }
+                    drop(me);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            });
         }
     }
 
-    /// Tries the first endpoint again, which is the nearest: what another one was used for may be over. It must have proven
-    /// that it belongs to a majority before the connection that works is given up.
-    fn go_home(&self) {
+    /// Tries the first endpoint again, which is the nearest: what another one was used for may be over. The one that works is
+    /// left only for one that has proven to.
+    fn go_home(&self, need: Need) {
         let Some(me) = self.me.upgrade() else { return };
         tokio::spawn(async move {
-            let tried = async {
-                let connection = me.open(&me.endpoints[0]).await?;
-                let key = bytes::Bytes::from_static(b"\0");
-                let request =
-                    RangeRequest { key, limit: 1, count_only: true, ..RangeRequest::default() };
-                let proof = connection.unary::<_, RangeResponse>(method::RANGE, request, true);
-                let late = |_| Fault::NotDone("it does not answer".to_owned());
-                tokio::time::timeout(me.timing.attempt, proof).await.map_err(late)??;
-                Ok::<_, Fault>(connection)
-            };
-            match tried.await {
-                Ok(connection) => {
-                    let mut current = me.current.lock().await;
-                    current.generation += 1;
-                    (current.at, current.connection) = (0, Some(connection));
-                }
+            match me.prove(0, need).await {
+                Ok(()) => me.outlook(need).settle_at(0),
                 Err(fault) => tracing::debug!(?fault, "the first endpoint is not there yet"),
             }
         });
+    }
+
+    /// Finds out whether an endpoint answers now what takes so much.
+    async fn prove(&self, at: usize, need: Need) -> Result<(), Fault> {
+        let line = &self.lines[at];
+        let connection = self.connection(line).await?;
+        let deadline = self.deadline();
+        match need {
+            Need::Majority => {
+                let key = bytes::Bytes::from_static(b"\0");
+                let message =
+                    RangeRequest { key, limit: 1, count_only: true, ..RangeRequest::default() };
+                let (method, answer) = (method::RANGE, std::marker::PhantomData);
+                let call = Unary::<_, RangeResponse> { method, message, leader: true, answer };
+                self.ask(line, &connection, &call, deadline).await.map(drop)
+            }
+            Need::Any => {
+                let (method, message) = (method::STATUS, Nothing {});
+                let answer = std::marker::PhantomData;
+                let call = Unary::<_, StatusResponse> { method, message, leader: false, answer };
+                self.ask(line, &connection, &call, deadline).await.map(drop)
+            }
+        }
     }
 
     async fn open(&self, endpoint: &Endpoint) -> Result<Connection, Fault> {
@@ -288,21 +354,12 @@ impl Client {
         Ok(connection)
     }
 
-    /// Leaves a connection on which a call failed, for the next endpoint.
-    async fn give_up(&self, generation: u64) {
-        let mut current = self.current.lock().await;
-        if current.generation == generation {
-            current.connection = None;
-            current.at = (current.at + 1) % self.endpoints.len();
-        }
-    }
-
     /// A connection of its own, for a stream that must not hold up other calls when nobody reads it. `turn` chooses where
     /// to begin.
     pub(crate) async fn separate(&self, turn: usize) -> Result<Connection, Fault> {
         let mut fault = Fault::NotDone("there is no endpoint".to_owned());
-        for n in 0..self.endpoints.len() {
-            match self.open(&self.endpoints[(turn + n) % self.endpoints.len()]).await {
+        for n in 0..self.lines.len() {
+            match self.open(&self.lines[(turn + n) % self.lines.len()].endpoint).await {
                 Ok(connection) => return Ok(connection),
                 Err(why) => fault = why,
             }
@@ -318,8 +375,8 @@ impl Client {
 
     /// A connection to a certain member, learner or not.
     pub(crate) async fn to(&self, url: &str) -> Result<Connection, Fault> {
-        let endpoint = match self.endpoints.iter().find(|endpoint| endpoint.url == url) {
-            Some(endpoint) => endpoint.clone(),
+        let endpoint = match self.lines.iter().find(|line| line.endpoint.url == url) {
+            Some(line) => line.endpoint.clone(),
             None => Endpoint::parse(url).map_err(|e| Fault::Refused(e.to_string()))?,
         };
         let tls = self.tls.read().clone();

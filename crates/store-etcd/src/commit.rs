@@ -188,7 +188,11 @@ impl EtcdStore {
         if transaction.writes.is_empty() {
             return self.evaluate(&transaction.conditions).await;
         }
-        let mut taken = self.slots.take().await;
+        // While nothing is settled, none becomes free.
+        let Ok(mut taken) = tokio::time::timeout_at(deadline, self.slots.take()).await else {
+            let reason = "too many earlier commits wait to be settled".to_owned();
+            return Err(StoreError::Unavailable { reason });
+        };
         let mut last = "it met too many others".to_owned();
         for _ in 0..ATTEMPTS {
             let tag = self.slots.tag();

@@ -74,7 +74,8 @@ pub struct Timing {
     pub connect: Duration,
     /// Waiting for one member's answer before another is asked.
     pub attempt: Duration,
-    /// A whole call, with all its attempts. While nothing has worked for this long, calls ask every member once and fail.
+    /// A whole call, with all its attempts. When nothing was answered for this long, calls are refused at once until that is
+    /// over.
     pub call: Duration,
     /// A connection in use that says nothing for this long is asked whether it lives. Members end connections that are
     /// asked more often than their `--grpc-keepalive-min-time` (5 s unless set).
@@ -174,6 +175,11 @@ impl Connection {
         })?);
         supported(&connection.hello.version)?;
         Ok(connection)
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.hello, &other.hello)
     }
 
     /// Whether it is known to be closed.

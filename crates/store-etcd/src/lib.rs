@@ -5,7 +5,8 @@
 //! answered by any member that has it. [`Maintenance`] and [`Members`] are for whoever looks after the cluster, [`member`]
 //! starts an etcd of our own and watches over it.
 //!
-//! Files, in the order of a call: `client` (which member, how long), `connection` (one member), `wire` (messages), `fault`
+//! Files, in the order of a call: `client` (how long, what is tried next), `outlook` (which member, and whether there is any
+//! use in it), `line` and `connection` (one member), `wire` (messages), `fault`
 //! (what an error means); `commit` with `slots` (how lost answers are settled), `read` with `view` and `fresh` (how reads
 //! share their round trips), `watch`.
 //!
@@ -26,8 +27,10 @@ mod commit;
 mod connection;
 mod fault;
 mod fresh;
+mod line;
 mod maintenance;
 mod members;
+mod outlook;
 mod reach;
 mod read;
 mod slots;

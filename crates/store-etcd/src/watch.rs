@@ -166,7 +166,8 @@ impl Feed {
             match tokio::time::timeout_at(deadline, self.begin()).await {
                 Ok(Ok(running)) => return Ok(running),
                 Ok(Err(fault)) if fault.elsewhere(true) => {
-                    if Instant::now() + pause >= deadline {
+                    let hopeless = self.client.without_majority().is_some();
+                    if hopeless || Instant::now() + pause >= deadline {
                         return Err(fault.into());
                     }
                 }

@@ -1,13 +1,22 @@
-//! What etcd may meet besides crashes: a full quota, a past that is gone, strangers, members that accept too little; and its
-//! snapshots.
+//! What etcd may meet besides crashes: a full quota, a past that is gone, strangers, members that accept too little, or
+//! connections and say nothing; and its snapshots.
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use dtr_store::{At, Store as _, StoreError, Transaction};
+use dtr_store::{At, Store as _, StoreError, Transaction, together::as_known};
 use dtr_store_etcd::{AdminError, AlarmKind, ConnectError, EtcdStore, Tls};
-use support::{Etcd, PATIENCE, must_put, open, pki::Pki, proxy::Proxy, put};
+use futures_util::future::join_all;
+use rustix::process::Signal;
+use support::{Etcd, PATIENCE, Three, must_put, open, pki::Pki, proxy::Proxy, put, send, until};
+use tokio::time::Instant;
 
 /// The quota reached: said clearly, what makes room goes on, and afterwards everything does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,4 +182,78 @@ async fn a_snapshot_is_whole() {
         other => panic!("{other:?}"),
     }
     assert_eq!(std::fs::read(&path).expect("is there"), file);
+}
+
+/// More than there are slots for commits.
+const MANY: usize = 160;
+
+/// Tries to write, many times at once; the longest that one took to be refused.
+async fn all_refused(store: &EtcdStore) -> Duration {
+    let writes = (0..MANY).map(async |n| {
+        let began = Instant::now();
+        let refused = put(store, &format!("w/{n}"), "1").await;
+        assert!(
+            matches!(refused, Err(StoreError::Unavailable { .. } | StoreError::Unknown { .. })),
+            "{refused:?}"
+        );
+        began.elapsed()
+    });
+    join_all(writes).await.into_iter().max().expect("some")
+}
+
+/// Two of three take connections and say nothing: once that is known, writes are refused at once, however many; what is known
+/// is read at once all the time; and when the two go on, so does all else, by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_nobody_waits() {
+    let three = Three::start_quick().await;
+    let store = open(&three.options()).await;
+    must_put(&store, "k", "1").await;
+    let others = |signal| {
+        for member in three.members[1..].iter().flatten() {
+            send(member, signal);
+        }
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let pulls = (0..8).map(|_| {
+        let (store, stop) = (store.clone(), stop.clone());
+        tokio::spawn(async move {
+            let (mut longest, mut ticks) =
+                (Duration::ZERO, tokio::time::interval(Duration::from_millis(20)));
+            while !stop.load(Ordering::SeqCst) {
+                ticks.tick().await;
+                let began = Instant::now();
+                let found = as_known(store.get(b"k", At::Latest)).await.expect("an answer");
+                assert_eq!(found.expect("is there").value, "1");
+                longest = longest.max(began.elapsed());
+            }
+            longest
+        })
+    });
+    let pulls: Vec<_> = pulls.collect();
+    others(Signal::STOP);
+    let first = all_refused(&store).await;
+    assert!(first < Duration::from_secs(15), "{first:?}");
+    for _ in 0..3 {
+        let refused = all_refused(&store).await;
+        assert!(refused < Duration::from_millis(500), "{refused:?}");
+        // As a pull by digest reads.
+        let began = Instant::now();
+        let latest = store.get(b"k", At::Latest).await;
+        assert!(matches!(latest, Err(StoreError::Unavailable { .. })), "{latest:?}");
+        let known = as_known(store.get(b"k", At::Latest)).await.expect("an answer");
+        assert_eq!(known.expect("is there").value, "1");
+        assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+    }
+    others(Signal::CONT);
+    let began = Instant::now();
+    until("a write", async || put(&store, "k", "1").await.is_ok()).await;
+    let back = began.elapsed();
+    assert!(back < Duration::from_secs(3), "{back:?}");
+    let found = store.get(b"k", At::Latest).await.expect("an answer").expect("is there");
+    assert_eq!(found.value, "1");
+    stop.store(true, Ordering::SeqCst);
+    for pull in pulls {
+        let longest = pull.await.expect("each is answered");
+        assert!(longest < Duration::from_millis(500), "{longest:?}");
+    }
 }
