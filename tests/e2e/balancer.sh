@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Three replicas behind a load balancer, with the files of deploy/: haproxy that passes TLS through, nginx that does, nginx
 # that ends TLS. docker and skopeo push and pull through each; an upload goes to another replica with every request; addresses
-# in answers are the balancer's; a replica dies, another is frozen, and clients that try again see nothing of it.
-# timeout: 300
+# in answers are the balancer's; a replica dies, another is frozen, and clients that try again see nothing of it. Behind haproxy
+# also: long transfers while all restart, of which none is cut, and what is answered without a majority.
+# timeout: 480
 # shellcheck source=../lib/common.sh
 . "$(dirname "$0")/../lib/common.sh"
 own_network
@@ -209,6 +210,52 @@ ok "haproxy: clients go on" goes_on
 kill -CONT "$frozen"
 ok "haproxy: it gets requests again" wait_for 20 said r3 UP
 end_clients haproxy
+
+# What takes long, again and again while all replicas restart, one after the other; each by one attempt.
+slowly() { curl -sS --max-time 90 --limit-rate 4M --resolve "$host:443:$front" --cacert "$ca" -u "admin:$password" -f "$@"; }
+long_up() {
+    local at
+    at=$(slowly -X POST -d '' "$url/v2/admin/app/blobs/uploads/" -o /dev/null -D - | tr -d '\r' | header location) && [ -n "$at" ] &&
+        slowly -X PUT -H 'Content-Type: application/octet-stream' -T "$WORK/large" "$url${at#"$url"}?digest=$digest" -o /dev/null
+}
+long_down() { slowly "$url/v2/admin/app/blobs/$digest" -o "$1" && cmp "$WORK/large" "$1"; }
+long_backup() { slowly --limit-rate 1M -X POST -H 'Content-Type: application/json' -d '{}' "$url/api/v0/backups?withImages=true" -o "$1" && "$dtr" backup verify "$1" >/dev/null; }
+again_and_again() {
+    while [ ! -e "$WORK/restarted" ]; do
+        "long_$1" "$WORK/long-$2" 2>>"$WORK/long.log" && echo "$1 whole" || echo "$1 cut"
+    done >>"$WORK/long-$2.told"
+}
+long=()
+for kind in up down backup up down backup; do
+    again_and_again "$kind" "${#long[@]}" &
+    long+=($!)
+done
+# shellcheck disable=SC2046
+ok "haproxy: all are restarted, one after the other" "$dtr" reconfigure --ucp-url "https://$(address 1)" --ucp-insecure-tls --ucp-username admin \
+    --existing-replica-id "$(replica_id 1)" --restart --drain-seconds 5
+touch "$WORK/restarted"
+wait "${long[@]}"
+for n in 1 2 3; do
+    ok "haproxy: r$n was" grep -q 'restarted, and well' "$(folder "$n")/dtr.log"
+    ok "haproxy: and got no new connections before" grep -q "Server replicas/r$n is stopping" "$WORK/haproxy.log"
+done
+note "$(cat "$WORK"/long-*.told | sort | uniq -c | tr -s ' \n' ' ')"
+same "haproxy: no long transfer was cut" "0" "$(cat "$WORK"/long-*.told | grep -c cut)"
+for kind in up down backup; do ok "haproxy: some went on meanwhile ($kind)" grep -q "$kind whole" "$WORK"/long-*.told; done
+
+token=$(via -u "admin:$password" "/auth/token?service=$host&scope=repository:admin/app:pull" >/dev/null; jq -r .token "$WORK/body")
+known() { via -f -H "Authorization: Bearer $token" "/v2/admin/app/blobs/$digest" | grep '^HTTP/.* 200' && cmp "$WORK/large" "$WORK/body"; }
+push_told() { via --max-time 5 -u "admin:$password" -X POST -d '' /v2/admin/app/blobs/uploads/; }
+told_later() { push_told >"$WORK/told" && grep -q '^HTTP/.* 503' "$WORK/told" && grep -qi '^retry-after: ' "$WORK/told"; }
+ok "haproxy: with a token content is pulled by its digest" known
+kill_machine 2
+kill_machine 3
+ok "haproxy: without a majority a push hears 503, and when to try again" wait_for 30 told_later
+for n in 1 2 3; do ok "haproxy: and pulls by digest go on ($n)" known; done
+ok "haproxy: while a push still hears that" told_later
+ok "haproxy: two come back" serve 2
+ok "haproxy: all" serve 3
+ok "haproxy: and pushes go on" wait_for 20 jumping
 
 through stream
 begin_clients

@@ -53,6 +53,14 @@ impl Health {
         self.leaving.store(false, Ordering::Release);
     }
 
+    /// Leaves when `ending` says so.
+    pub async fn leave_at(self, ending: CancellationToken, stop: CancellationToken) {
+        tokio::select! {
+            () = ending.cancelled() => self.leave(),
+            () = stop.cancelled() => {}
+        }
+    }
+
     /// `None` when all is well, else what is wrong.
     pub async fn problem(&self) -> Option<String> {
         let mut last = self.last.lock().await;
@@ -82,14 +90,18 @@ impl Health {
         self.blobs.health().await.problem.map(|problem| format!("blob storage: {problem}"))
     }
 
-    /// `GET /_ping`, as the original answers it.
+    /// `GET /_ping`, as the original answers it; and 404 from a replica that leaves. Load balancers must tell that from one
+    /// that is not well: what runs here is finished (haproxy: `disable-on-404`).
     pub async fn ping(&self) -> Response {
-        let problem = match self.leaving.load(Ordering::Acquire) {
-            true => Some("this replica is about to restart".to_owned()),
-            false => self.problem().await,
+        let (status, problem) = if self.leaving.load(Ordering::Acquire) {
+            let why = "this replica is about to stop or restart: it finishes what runs";
+            (StatusCode::NOT_FOUND, Some(why.to_owned()))
+        } else {
+            match self.problem().await {
+                None => (StatusCode::OK, None),
+                problem => (StatusCode::SERVICE_UNAVAILABLE, problem),
+            }
         };
-        let status =
-            if problem.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let healthy = problem.is_none();
         // What is refused to those who write is no reason to send those who read away.
         let trouble = problem.or_else(|| self.cluster.as_ref().and_then(Cluster::trouble));

@@ -454,6 +454,7 @@ impl Serving {
             shutdown.drain.clone(),
         );
         background.spawn(report);
+        background.spawn(health.clone().leave_at(shutdown.drain.clone(), stop.clone()));
         let restarts = Arc::new(AtomicBool::new(false));
         let restarter = Restarter {
             catalog: catalog.clone(),

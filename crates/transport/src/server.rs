@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     AccessLog, Forwarded, Limits, Metrics,
@@ -227,17 +227,23 @@ impl<S: Handler> BoundServer<S> {
     }
 
     /// Serves until `shutdown` asks for the end: then stops accepting, lets requests in flight finish within
-    /// [`Limits::drain`], and cuts the rest.
+    /// [`Limits::drain`], and cuts the rest. Until then the redirecting listener goes on: a load balancer that asks there
+    /// hears from `/_ping` that this is not the end of what runs.
     pub async fn run(self, shutdown: impl Into<Shutdown>) -> Drained {
         let shutdown = shutdown.into();
         let ending =
             Ending { drain: shutdown.drain.child_token(), cut: shutdown.now.child_token() };
-        let tracker = TaskTracker::new();
+        let last = Ending { drain: CancellationToken::new(), cut: shutdown.now.child_token() };
+        let (tracker, asking) = (TaskTracker::new(), TaskTracker::new());
         let connections = Arc::new(AtomicUsize::new(0));
         let shed = Arc::new(AtomicUsize::new(0));
-        let mut accepting = JoinSet::new();
+        let (mut accepting, mut answering) = (JoinSet::new(), JoinSet::new());
         for Bound { socket, local, face } in self.listeners {
             tracing::info!(address = %local, kind = face.kind().as_str(), "listening");
+            let (ending, tracker) = match face {
+                Face::Redirect(_) => (&last, &asking),
+                Face::Https(_) | Face::Plain(_) => (&ending, &tracker),
+            };
             let door = Door {
                 socket,
                 kind: face.kind(),
@@ -256,7 +262,7 @@ impl<S: Handler> BoundServer<S> {
                 }
                 Face::Redirect(to) => {
                     let app = Arc::new(app.redirecting(to));
-                    accepting.spawn(door.open(app, None, Forwarded::Ignore));
+                    answering.spawn(door.open(app, None, Forwarded::Ignore));
                 }
             }
         }
@@ -274,8 +280,13 @@ impl<S: Handler> BoundServer<S> {
             () = shutdown.now.cancelled() => {}
         }
         let cut = tracker.len();
+        last.drain.cancel();
+        while answering.join_next().await.is_some() {}
+        asking.close();
         ending.cut.cancel();
-        if timeout(CUT_TIME, tracker.wait()).await.is_err() {
+        last.cut.cancel();
+        let ended = async { tokio::join!(tracker.wait(), asking.wait()) };
+        if timeout(CUT_TIME, ended).await.is_err() {
             tracing::warn!("some connections did not end when cut");
         }
         tracing::info!(cut, "stopped");

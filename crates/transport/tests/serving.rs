@@ -196,6 +196,10 @@ async fn drain_finishes_a_slow_body_and_accepts_nothing_new() {
     running.shutdown.drain.cancel();
     let address = running.addresses[&ListenerKind::Https];
     eventually("the port is closed", async || TcpStream::connect(address).await.is_err()).await;
+    let redirect = running.addresses[&ListenerKind::Redirect];
+    let ask = "GET /_ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let ping = raw(redirect, ask).await;
+    assert!(ping.starts_with("HTTP/1.1 200"), "a load balancer is still answered: {ping}");
     running.gate.add_permits(2);
     for body in [&mut slow, &mut plain] {
         assert_eq!(body.chunk().await.unwrap().unwrap(), "end");
