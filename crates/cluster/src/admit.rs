@@ -5,6 +5,7 @@
 use dtr_blobs::body;
 use dtr_catalog::keys;
 use dtr_store_etcd::{AdminError, EtcdStore, MemberFacts};
+use dtr_transport::pki::SubjectNames;
 use dtr_types::{ClusterId, Digest, Random as _, ReplicaId, SystemRandom};
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +68,7 @@ pub struct Admission {
     pub cluster: ClusterId,
     /// Whether it is to run a member of etcd; else it is given the same etcd as the others.
     pub own_member: bool,
-    /// The authority of the cluster's replicas, as PEM.
+    /// The authority of the cluster's replicas, as PEM; empty, as the next two, where it is given an etcd.
     pub ca: String,
     /// Its certificate, as PEM.
     pub certificate: String,
@@ -103,8 +104,6 @@ impl Cluster {
         let names = names(&request.host)?;
         let peer_url = format!("https://{}:{}", url_host(&request.host), request.peer_port);
         let others = self.others(request, &peer_url).await?;
-        let authority = authority(&self.catalog).await?;
-        let now = self.catalog.now();
         let name = member_name(&request.replica_id);
         let probe = self.probe().await?;
         if self.own_members {
@@ -113,22 +112,39 @@ impl Cluster {
                 add_learner(&self.store, &peer_url).await?;
             }
         }
-        let certificate =
-            authority.issue_member(&name, &names, &request.public_key, now, VALIDITY)?;
-        remember_given(&self.catalog, &request.replica_id, &certificate, now).await?;
+        let (ca, certificate, revoked) = match self.own_members {
+            true => self.certify(request, &names).await?,
+            // Who comes in there is up to whoever has given the etcd.
+            false => Default::default(),
+        };
         let listed = self.store.members().list().await?;
         let endpoints = others.iter().flat_map(|member| member.client_urls.iter().cloned());
         Ok(Admission {
             cluster: cluster.id.clone(),
             own_member: self.own_members,
-            ca: authority.certificate_pem().to_owned(),
+            ca,
             certificate,
-            revoked: revoked(&self.catalog).await?,
+            revoked,
             members: addresses(&listed, &name, &peer_url),
             endpoints: endpoints.collect(),
             token: cluster.id.to_string(),
             probe,
         })
+    }
+
+    /// The authority, a certificate of it for a replica, and what it took back.
+    async fn certify(
+        &self,
+        request: &JoinRequest,
+        names: &SubjectNames,
+    ) -> Result<(String, String, String), ClusterError> {
+        let authority = authority(&self.catalog).await?;
+        let (id, now) = (&request.replica_id, self.catalog.now());
+        let key = &request.public_key;
+        let certificate = authority.issue_member(&member_name(id), names, key, now, VALIDITY)?;
+        remember_given(&self.catalog, id, &certificate, now).await?;
+        let revoked = revoked(&self.catalog).await?;
+        Ok((authority.certificate_pem().to_owned(), certificate, revoked))
     }
 
     /// The members that are there; refuses what would put them at risk.

@@ -2,7 +2,8 @@
 
 use std::{io, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
-use dtr_store::StoreError;
+use dtr_catalog::keys;
+use dtr_store::{At, Store as _, StoreError};
 use dtr_store_etcd::{
     ConnectError, EtcdStore, Options, Tls,
     member::{Initial, Member, MemberError, MemberOptions, MemberState},
@@ -15,6 +16,8 @@ use crate::{EtcdConfig, Folder, Identity, MemberConfig, config::QUOTA, member_na
 
 /// The program, looked up in the system's folders.
 const PROGRAM: &str = "etcd";
+/// How long an etcd that was given may take to answer before it is refused.
+const VERIFY_MAX: Duration = Duration::from_secs(10);
 /// Operations of one transaction, at members of our own.
 const OPERATIONS: usize = 512;
 /// Where an etcd listens that nobody else is to reach.
@@ -43,6 +46,16 @@ pub enum EngineError {
         /// Why.
         #[source]
         source: StoreError,
+    },
+    /// Another etcd.
+    #[error(
+        "the etcd at {endpoints} knows no replica {id}: it is not that of this replica's cluster"
+    )]
+    Strange {
+        /// Where it was asked.
+        endpoints: String,
+        /// Whom it should know.
+        id: ReplicaId,
     },
 }
 
@@ -157,6 +170,32 @@ impl Engine {
             self.store.verify_limits().await.map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Finds out whether an etcd that was given can be used, and has this replica's cluster in it.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`]; [`EngineError::Strange`] when it is another one.
+    pub async fn verify_given(
+        endpoints: &[String],
+        identity: &Identity,
+        id: &ReplicaId,
+    ) -> Result<(), EngineError> {
+        let Identity { ca, certificate, key, .. } = identity.clone();
+        let options = Options::new(endpoints.to_vec(), Tls { ca, certificate, key });
+        let engine = Self {
+            store: EtcdStore::new(&options)?,
+            member: None,
+            folder: Folder::new(""),
+            quota: None,
+        };
+        engine.ready(VERIFY_MAX).await?;
+        let failed = |source| EngineError::Store { endpoints: endpoints.join(", "), source };
+        let key = keys::replica(id);
+        match engine.store.get(key.bytes(), At::Latest).await.map_err(failed)? {
+            Some(_) => Ok(()),
+            None => Err(EngineError::Strange { endpoints: endpoints.join(", "), id: id.clone() }),
+        }
     }
 
     /// The store.

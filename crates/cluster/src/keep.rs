@@ -32,6 +32,8 @@ const ASK: Duration = Duration::from_millis(200);
 const RENEW: Duration = Duration::from_secs(3600);
 /// How long until what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How often a replica must not be in the records before it believes that it was removed.
+const MISSED: usize = 2;
 
 /// Why the keeper ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,13 +92,56 @@ impl Keeper {
     /// Runs until `stop`, or until the replica was removed.
     pub async fn run(self, stop: CancellationToken) -> Ended {
         let Some(member) = &self.member else {
-            stop.cancelled().await;
-            return Ended::Stopped;
+            return tokio::select! {
+                () = stop.cancelled() => Ended::Stopped,
+                () = self.watch_record() => Ended::Removed,
+                () = self.follow_files() => Ended::Stopped,
+            };
         };
         tokio::select! {
             () = stop.cancelled() => Ended::Stopped,
             ended = self.watch_members(member) => ended,
             () = self.keep_certificates(member) => Ended::Restart,
+        }
+    }
+
+    /// Returns when this replica was struck from the records: with an etcd that was given, that is how it is removed.
+    async fn watch_record(&self) {
+        let (mut seen, mut missed) = (false, 0);
+        while missed < MISSED {
+            let pause = match self.catalog.get(&keys::replica(&self.id)).await {
+                Ok(Some(_)) => {
+                    (seen, missed) = (true, 0);
+                    LOOK
+                }
+                Ok(None) => {
+                    missed += usize::from(seen);
+                    LOOK
+                }
+                Err(_) => AGAIN,
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Presents the certificate that is in the folder: whoever has given the etcd exchanges it there.
+    async fn follow_files(&self) {
+        let mut presented = self.folder.read().ok();
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            let found = self.folder.read().ok();
+            if found.is_none() || found == presented {
+                continue;
+            }
+            match Engine::exchange(&self.store, &self.folder) {
+                Ok(()) => tracing::info!("etcd is shown another certificate from here on"),
+                // Half of it may be written: it is looked at again.
+                Err(error) => {
+                    tracing::warn!(%error, "a new certificate towards etcd cannot be used");
+                    continue;
+                }
+            }
+            presented = found;
         }
     }
 

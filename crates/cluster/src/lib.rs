@@ -144,6 +144,11 @@ impl Cluster {
         Ok(!self.own_members || members.iter().any(votes))
     }
 
+    /// Whether replicas run etcd's members, so that what members can bear is their affair.
+    pub fn runs_members(&self) -> bool {
+        self.own_members
+    }
+
     /// Why the store does not answer, in words: the error tells of the member that was asked last, whichever that was.
     pub fn unavailable(error: &StoreError) -> String {
         if error.may_retry() {

@@ -46,13 +46,32 @@ impl Cluster {
                  \"dtr destroy\""
             )));
         }
-        let left = if self.own_members {
-            self.remove_member(id).await?
+        let (left, may_be_lost) = if self.own_members {
+            let left = self.remove_member(id).await?;
+            self.take_back(id).await?;
+            (left, left - majority(left).min(left))
         } else {
-            self.catalog.replicas().await?.iter().filter(|known| known.id != *id).count()
+            // Any of those that are left can do the work; what etcd can bear is its own affair.
+            let left = self.strike(id).await?;
+            (left, left.saturating_sub(1))
         };
-        self.take_back(id).await?;
-        Ok(Removal { replica: id.clone(), left, may_be_lost: left - majority(left).min(left) })
+        Ok(Removal { replica: id.clone(), left, may_be_lost })
+    }
+
+    /// Strikes a replica of an etcd that was given from the records; yields how many are left.
+    async fn strike(&self, id: &ReplicaId) -> Result<usize, ClusterError> {
+        let mut known: Vec<_> =
+            self.catalog.replicas().await?.into_iter().map(|known| known.id).collect();
+        if !known.contains(id) {
+            let there: Vec<_> = known.iter().map(ToString::to_string).collect();
+            return Err(ClusterError::refused(format!(
+                "there is no replica {id}; there are: {}",
+                there.join(", ")
+            )));
+        }
+        self.catalog.commit(Transaction::new().delete(keys::replica(id))).await?;
+        known.retain(|known| known != id);
+        Ok(known.len())
     }
 
     async fn remove_member(&self, id: &ReplicaId) -> Result<usize, ClusterError> {

@@ -5,7 +5,10 @@ use std::io;
 
 use dtr_blobs::BlobError;
 use dtr_catalog::records::{CertificateRecord, DATA_FORMAT};
-use dtr_cluster::{Admission, EtcdConfig, Founded, Identity, JoinRequest, MemberConfig, url_host};
+use dtr_cluster::{
+    Admission, Engine, EngineError, EtcdConfig, Founded, Identity, JoinRequest, MemberConfig,
+    url_host,
+};
 use dtr_transport::pki::PkiError;
 use dtr_types::{Clock as _, ClusterId, ReplicaId, Secret, SystemClock, Timestamp};
 
@@ -137,6 +140,31 @@ impl StoreOptions {
 }
 
 impl GivenEtcd {
+    /// As a replica reaches it now.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(dir: &DataDir, endpoints: &[String]) -> io::Result<Self> {
+        let Identity { ca, certificate, key, .. } = dir.etcd().read()?;
+        Ok(Self { endpoints: endpoints.to_vec(), ca, certificate, key })
+    }
+
+    /// Finds out whether it answers, and is that of this replica's cluster.
+    ///
+    /// # Errors
+    /// When it does not, or is not.
+    pub async fn verify(&self, id: &ReplicaId) -> Result<(), EngineError> {
+        Engine::verify_given(&self.endpoints, &self.identity(), id).await
+    }
+
+    /// Has it presented these certificates.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write(&self, dir: &DataDir) -> io::Result<()> {
+        dir.etcd().write(&self.identity())
+    }
+
     fn config(&self) -> EtcdConfig {
         EtcdConfig { member: None, endpoints: self.endpoints.clone() }
     }

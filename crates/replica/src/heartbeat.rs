@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use dtr_catalog::{
-    Catalog,
+    Catalog, CatalogError, TransactionExt as _, keys,
     records::{DATA_FORMAT, ReplicaRecord},
 };
+use dtr_store::Transaction;
 use dtr_types::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,7 @@ pub(crate) async fn report(
     drain: CancellationToken,
 ) {
     let started_at: Timestamp = catalog.now();
+    let mut reported = false;
     loop {
         let record = ReplicaRecord {
             id: config.id.clone(),
@@ -51,12 +53,26 @@ pub(crate) async fn report(
             }
             _ => {}
         }
-        if let Err(error) = catalog.put(&record).await {
-            tracing::warn!(%error, "this replica could not report that it lives");
+        match put(&catalog, &record, reported).await {
+            Ok(done) => reported |= done,
+            Err(error) => tracing::warn!(%error, "this replica could not report that it lives"),
         }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
     }
+}
+
+/// Puts the record; again only where it is still there: a replica that is removed meanwhile does not come back by reporting.
+async fn put(
+    catalog: &Catalog,
+    record: &ReplicaRecord,
+    reported: bool,
+) -> Result<bool, CatalogError> {
+    let mut change = Transaction::new().put_record(record)?;
+    if reported {
+        change = change.if_present(keys::replica(&record.id));
+    }
+    Ok(catalog.commit(change).await?.committed().is_some())
 }

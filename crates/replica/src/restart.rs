@@ -160,7 +160,9 @@ impl Restarter {
                 (replica.health != "OK").then(|| format!("{}: {}", replica.id, replica.health))
             }
         });
-        let Some(cluster) = &self.members else { return Ok(Others { any, problem: ill }) };
+        let Some(cluster) = self.members.as_ref().filter(|cluster| cluster.runs_members()) else {
+            return Ok(Others { any, problem: ill });
+        };
         let silent = match cluster.members().await {
             Ok(members) => members.iter().find_map(|member| {
                 let name = &member.facts.name;

@@ -153,13 +153,7 @@ pub struct EtcdArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(16..=102_400))]
     pub etcd_quota_mib: Option<u64>,
     /// Use an etcd that is there, at these addresses (https://host:port, several with commas)
-    #[arg(
-        long,
-        env = "DTR_ETCD_ENDPOINTS",
-        value_delimiter = ',',
-        value_name = "URL",
-        requires_all = ["etcd_ca", "etcd_cert", "etcd_key"]
-    )]
+    #[arg(long, env = "DTR_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URL")]
     pub etcd_endpoints: Vec<String>,
     /// PEM text of the authority of its certificates
     #[arg(
@@ -191,6 +185,51 @@ pub struct EtcdArgs {
         requires = "etcd_endpoints"
     )]
     pub etcd_key: Option<Secret>,
+}
+
+/// How an etcd is reached that was given to a replica.
+#[derive(Debug, Args)]
+pub struct GivenEtcdArgs {
+    /// Other addresses of the etcd that this replica was given (https://host:port, several with commas)
+    #[arg(long, env = "DTR_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URL")]
+    pub etcd_endpoints: Vec<String>,
+    /// PEM text of another authority of its certificates
+    #[arg(
+        long,
+        env = "DTR_ETCD_CA",
+        hide_env_values = true,
+        value_name = "PEM",
+        allow_hyphen_values = true
+    )]
+    pub etcd_ca: Option<String>,
+    /// PEM text of another certificate to present to it
+    #[arg(
+        long,
+        env = "DTR_ETCD_CERT",
+        hide_env_values = true,
+        value_name = "PEM",
+        allow_hyphen_values = true
+    )]
+    pub etcd_cert: Option<String>,
+    /// PEM text of its private key
+    #[arg(
+        long,
+        env = "DTR_ETCD_KEY",
+        hide_env_values = true,
+        value_name = "PEM",
+        allow_hyphen_values = true
+    )]
+    pub etcd_key: Option<Secret>,
+}
+
+impl GivenEtcdArgs {
+    /// Whether anything is to change.
+    pub fn is_given(&self) -> bool {
+        !self.etcd_endpoints.is_empty()
+            || self.etcd_ca.is_some()
+            || self.etcd_cert.is_some()
+            || self.etcd_key.is_some()
+    }
 }
 
 /// What is logged, and how.

@@ -14,8 +14,8 @@ pub use admin::{
     TokenCommand, UserCommand,
 };
 pub use flags::{
-    ConnectArgs, DataDirArgs, DecryptionArgs, EncryptionArgs, EtcdArgs, LogArgs, NetworkArgs,
-    StoreArgs, StoreEngine, TlsArgs, UcpArgs,
+    ConnectArgs, DataDirArgs, DecryptionArgs, EncryptionArgs, EtcdArgs, GivenEtcdArgs, LogArgs,
+    NetworkArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs,
 };
 pub use image::{ImageCommand, RegistryArgs};
 pub use storage::{S3Args, StorageArgs};
@@ -273,6 +273,8 @@ pub struct ReconfigureArgs {
     /// How large the file of this replica's etcd may become, in MiB; the same on all replicas
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=102_400))]
     pub etcd_quota_mib: Option<u64>,
+    #[command(flatten)]
+    pub etcd: GivenEtcdArgs,
     /// Restart for what holds from the next start: this replica with --data-dir, else all, one after the other
     #[arg(long)]
     pub restart: bool,

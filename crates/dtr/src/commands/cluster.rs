@@ -38,7 +38,7 @@ pub async fn join(args: JoinArgs) -> Result<()> {
             ),
         ));
     }
-    let store = StoreOptions::Etcd(local::etcd(args.etcd));
+    let store = StoreOptions::Etcd(local::etcd(args.etcd)?);
     let options = local::options(None, args.network, None, store, args.storage, args.log)?;
     let id = args.replica_id.unwrap_or_else(|| ReplicaId::random(&SystemRandom));
     let joining = Joining::new(&options, id.clone(), args.unsafe_join).context("cannot join")?;
@@ -56,7 +56,9 @@ pub async fn join(args: JoinArgs) -> Result<()> {
         .await
         .context("cannot join")?;
         if let Err(error) = joining.complete(&dir, &admission).await {
-            take_back(c, &id).await;
+            if admission.own_member {
+                take_back(c, &id).await;
+            }
             return Err(anyhow::Error::new(error).context("cannot join; nothing was changed"));
         }
         terminal::print(&format!(
@@ -129,7 +131,8 @@ fn told(removal: &Value) -> String {
         0 => text.push_str(", none of which may be lost"),
         may => text.push_str(&format!(", of which {may} may be lost")),
     }
-    if left % 2 == 0 {
+    // Not where etcd is somewhere else.
+    if left % 2 == 0 && count("mayBeLost") + 1 < left {
         text.push_str(&format!(
             ". {left} are no safer than {}: join another one, or remove one",
             left.saturating_sub(1)

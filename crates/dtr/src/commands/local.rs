@@ -106,7 +106,7 @@ fn ucp(args: &UcpArgs) -> Result<Option<UcpLogin>> {
 /// Where metadata is kept.
 fn store(args: StoreArgs) -> Result<StoreOptions> {
     match args.store {
-        StoreEngine::Etcd => Ok(StoreOptions::Etcd(etcd(args.etcd))),
+        StoreEngine::Etcd => Ok(StoreOptions::Etcd(etcd(args.etcd)?)),
         StoreEngine::Embedded if !args.etcd.etcd_endpoints.is_empty() => Err(Failure::usage(
             "--etcd-endpoints names an etcd, and --store says that none is used: give --store etcd",
         )),
@@ -115,20 +115,27 @@ fn store(args: StoreArgs) -> Result<StoreOptions> {
 }
 
 /// How etcd is reached.
-pub(super) fn etcd(args: EtcdArgs) -> EtcdOptions {
+pub(super) fn etcd(args: EtcdArgs) -> Result<EtcdOptions> {
+    // Not told by the flags themselves: what comes out of a file is not known to them as given.
     let given = match (given(args.etcd_ca), given(args.etcd_cert), args.etcd_key) {
         (Some(ca), Some(certificate), Some(key)) if !args.etcd_endpoints.is_empty() => {
             Some(GivenEtcd { endpoints: args.etcd_endpoints, ca, certificate, key })
         }
-        _ => None,
+        _ if args.etcd_endpoints.is_empty() => None,
+        _ => {
+            return Err(Failure::usage(
+                "--etcd-endpoints needs --etcd-ca, --etcd-cert and --etcd-key (or DTR_ETCD_CA_FILE, DTR_ETCD_CERT_FILE and \
+                 DTR_ETCD_KEY_FILE, each with the name of a file)",
+            ));
+        }
     };
-    EtcdOptions {
+    Ok(EtcdOptions {
         host: self::given(args.replica_host),
         client_port: args.etcd_client_port,
         peer_port: args.etcd_peer_port,
         quota_bytes: args.etcd_quota_mib.map(|mib| mib << 20),
         given,
-    }
+    })
 }
 
 /// Starts what is installed, or says how.

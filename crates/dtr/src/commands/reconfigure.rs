@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use dtr_replica::{DataDir, EtcdConfig, ReplicaConfig, StorageConfig, StoreConfig};
+use dtr_replica::{DataDir, EtcdConfig, GivenEtcd, ReplicaConfig, StorageConfig, StoreConfig};
 use serde_json::{Value, json};
 
 use super::{connect, rolling};
@@ -37,6 +37,10 @@ pub async fn run(args: ReconfigureArgs) -> Result<()> {
         Some(dir) if own => Some(configured(dir, &args)?),
         _ => None,
     };
+    let etcd = match (&changed, dir) {
+        (Some(config), Some(dir)) if args.etcd.is_given() => Some(given(dir, config, &args).await?),
+        _ => None,
+    };
     if let Some(config) = &changed
         && args.storage.is_given()
     {
@@ -46,8 +50,13 @@ pub async fn run(args: ReconfigureArgs) -> Result<()> {
         change_shared(&args).await?;
     }
     if let (Some(_), Some(dir)) = (changed, dir) {
+        let data_dir = DataDir::new(dir);
         // Once more, in what is there by now: a replica that runs writes down where the others are.
-        ReplicaConfig::change(&DataDir::new(dir), |config| configure(config, dir, &args))?;
+        ReplicaConfig::change(&data_dir, |config| configure(config, dir, &args))?;
+        if let Some(etcd) = etcd {
+            etcd.write(&data_dir).context("cannot write the certificates towards etcd")?;
+            terminal::say("certificates towards etcd hold within seconds");
+        }
         let how = match args.restart {
             true => "saved",
             false => {
@@ -86,6 +95,7 @@ fn own_changes(args: &ReconfigureArgs) -> bool {
         || args.storage.is_given()
         || args.dtr_use_default_storage
         || args.etcd_quota_mib.is_some()
+        || args.etcd.is_given()
         || args.log.log_level.is_some()
         || args.log.log_format.is_some()
 }
@@ -135,6 +145,11 @@ fn configure(config: &mut ReplicaConfig, dir: &Path, args: &ReconfigureArgs) -> 
             }
         }
     }
+    if let StoreConfig::Etcd(EtcdConfig { member: None, endpoints }) = &mut config.store
+        && !args.etcd.etcd_endpoints.is_empty()
+    {
+        endpoints.clone_from(&args.etcd.etcd_endpoints);
+    }
     if let Some(level) = &args.log.log_level {
         config.log_level.clone_from(level);
     }
@@ -144,6 +159,33 @@ fn configure(config: &mut ReplicaConfig, dir: &Path, args: &ReconfigureArgs) -> 
         config.log_format.clone_from(format);
     }
     Ok(())
+}
+
+/// How the etcd that was given is reached from now on, if it is the same one and answers.
+async fn given(dir: &Path, config: &ReplicaConfig, args: &ReconfigureArgs) -> Result<GivenEtcd> {
+    let StoreConfig::Etcd(EtcdConfig { member: None, endpoints }) = &config.store else {
+        return Err(Failure::usage(
+            "--etcd-endpoints, --etcd-ca, --etcd-cert and --etcd-key are for a replica that was given an etcd; this one was not",
+        ));
+    };
+    let mut etcd = GivenEtcd::read(&DataDir::new(dir), endpoints)
+        .context("cannot read the certificates towards etcd")?;
+    let new = &args.etcd;
+    if let Some(ca) = &new.etcd_ca {
+        etcd.ca.clone_from(ca);
+    }
+    match (&new.etcd_cert, &new.etcd_key) {
+        (None, None) => {}
+        (Some(certificate), Some(key)) => {
+            etcd.certificate.clone_from(certificate);
+            etcd.key = key.clone();
+        }
+        _ => return Err(Failure::usage("--etcd-cert and --etcd-key are given together")),
+    }
+    terminal::waiting("asking etcd", etcd.verify(&config.id))
+        .await
+        .context("nothing was changed")?;
+    Ok(etcd)
 }
 
 /// Where image content is from now on.
