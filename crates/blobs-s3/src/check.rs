@@ -3,12 +3,29 @@
 use std::time::Duration;
 
 use dtr_blobs::{BlobError, Health};
+use dtr_types::StorageMark;
 use object_store::{ObjectStoreExt as _, path::Path};
 
 use crate::client::Bucket;
 
 /// A service that does not answer within this is not well.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A bucket does not become another by itself, as a folder does: so a push need not ask each time.
+pub(crate) const MARK_IS_GOOD_FOR: Duration = Duration::from_secs(2);
+
+/// The mark of the storage.
+pub(crate) async fn mark(bucket: &Bucket) -> Result<Option<StorageMark>, BlobError> {
+    let key = bucket.layout.mark();
+    let got = bucket.store.get(&key).await;
+    let Some(got) = bucket.unless_missing("read", &key, got)? else { return Ok(None) };
+    let text = got.bytes().await.map_err(|e| bucket.failed("read", &key, e))?;
+    let damaged = |reason| BlobError::Unavailable {
+        action: format!("understand {key} ({})", bucket.place()),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, reason),
+    };
+    StorageMark::parse(&text).map(Some).map_err(damaged)
+}
 
 /// Writes, reads, lists and deletes an object.
 pub(crate) async fn probe(bucket: &Bucket) -> Result<(), BlobError> {

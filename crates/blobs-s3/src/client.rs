@@ -373,6 +373,39 @@ impl Bucket {
         self.unless_missing("give up", key, gone).map(drop)
     }
 
+    /// A request to delete an object that the service carries out for so long, whoever sends it.
+    pub(crate) async fn deletion(
+        &self,
+        key: &Path,
+        for_so_long: Duration,
+    ) -> Result<String, BlobError> {
+        let url = self.store.signed_url(Method::DELETE, key, for_so_long).await;
+        url.map(String::from).map_err(|e| self.failed("delete", key, e))
+    }
+
+    /// Sends such a request once.
+    pub(crate) async fn send_deletion(&self, key: &Path, url: &str) -> Result<(), BlobError> {
+        let action = || format!("delete {key}");
+        let answer = match self.http.delete(url).timeout(Duration::from_secs(30)).send().await {
+            Ok(answer) => answer,
+            Err(e) => {
+                let text = error::chain(&e.without_url());
+                return Err(error::by_text(&self.place, action(), false, text));
+            }
+        };
+        let status = answer.status();
+        if status.is_success() || status.as_u16() == 404 {
+            return Ok(());
+        }
+        let body = answer.text().await.unwrap_or_default();
+        Err(error::by_text(
+            &self.place,
+            action(),
+            status.as_u16() == 403,
+            format!("{status}: {body}"),
+        ))
+    }
+
     /// Deletes objects, of which some may be gone already.
     pub(crate) async fn delete_all(&self, keys: Vec<Path>) -> Result<(), BlobError> {
         use futures_util::StreamExt as _;

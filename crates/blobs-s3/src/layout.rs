@@ -7,6 +7,7 @@
 //! | `uploads/<upload id>/closed-<size>` | it is finished with so many bytes |
 //! | `uploads/<upload id>/copy-<random>` | which multipart upload makes a blob of it: what to give up with it |
 //! | `uploads/<upload id>/part-<start>-<end>-<before>-<after>` | a piece of it, see [`Piece`] |
+//! | `dtr-storage.json` | the mark: whose content this is |
 //! | `probe/<random>` | written and deleted to try the bucket |
 //! | `shared/<token>` | written by one replica to be seen by another |
 
@@ -68,6 +69,10 @@ impl Layout {
     pub(crate) fn piece(&self, id: &UploadId, piece: &Piece) -> Path {
         let Piece { start, end, before, after } = piece;
         self.upload(id).join(format!("part-{start:016x}-{end:016x}-{before}-{after}"))
+    }
+
+    pub(crate) fn mark(&self) -> Path {
+        self.at(&["dtr-storage.json"])
     }
 
     pub(crate) fn probe(&self, random: &str) -> Path {

@@ -14,19 +14,20 @@ mod layout;
 mod publish;
 mod pump;
 mod read;
+mod remove;
 mod session;
 mod settings;
 mod upload;
 
 pub use settings::S3Settings;
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use dtr_blobs::{
-    AppendError, Appended, BlobEntry, BlobError, BlobInfo, BlobReader, BlobStorage, ByteStream,
-    Health, Staged, UploadEntry,
+    AppendError, Appended, Aside, BlobEntry, BlobError, BlobInfo, BlobReader, BlobStorage,
+    ByteStream, Health, Staged, UploadEntry,
 };
-use dtr_types::{Algorithm, Digest, Hasher, Random, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, Random, StorageMark, UploadId};
 
 use client::Bucket;
 use upload::Busy;
@@ -108,6 +109,38 @@ impl BlobStorage for S3Storage {
 
     async fn delete(&self, digest: &Digest) -> Result<bool, BlobError> {
         read::delete(&self.bucket, digest).await
+    }
+
+    async fn set_aside(&self, digest: &Digest) -> Result<Aside, BlobError> {
+        remove::set_aside(&self.bucket, digest).await
+    }
+
+    async fn put_back(&self, _: Aside) -> Result<(), BlobError> {
+        Ok(())
+    }
+
+    async fn remove_aside(&self, aside: Aside) -> Result<bool, BlobError> {
+        remove::remove_aside(&self.bucket, aside).await
+    }
+
+    async fn put_back_all(&self) -> Result<u64, BlobError> {
+        Ok(0)
+    }
+
+    fn removal_settles(&self) -> Duration {
+        remove::SETTLES
+    }
+
+    async fn mark(&self) -> Result<Option<StorageMark>, BlobError> {
+        check::mark(&self.bucket).await
+    }
+
+    async fn set_mark(&self, mark: &StorageMark) -> Result<(), BlobError> {
+        self.bucket.put(&self.bucket.layout.mark(), mark.to_text().into()).await
+    }
+
+    fn mark_is_good_for(&self) -> Duration {
+        check::MARK_IS_GOOD_FOR
     }
 
     async fn list(

@@ -30,6 +30,7 @@ pub async fn run(storage: Arc<dyn BlobStorage>) {
     contract.publications_of_one_digest_at_once().await;
     contract.one_writer_at_a_time().await;
     contract.lists_are_paged_in_order().await;
+    contract.removals_take_what_was_set_aside().await;
     contract.empty_again().await;
 }
 
@@ -107,6 +108,43 @@ impl Contract {
         assert!(matches!(publish, Err(BlobError::UploadNotFound(_))), "{publish:?}");
         self.storage.upload_abort(&self.id()).await.expect("without effect");
         assert!(self.storage.health().await.is_writable());
+    }
+
+    async fn removals_take_what_was_set_aside(&self) {
+        let content = self.content(70_000);
+        let digest = Digest::of(&content);
+        let storage = &self.storage;
+        storage.put(&digest, None, body(content.clone())).await.expect("stored");
+        // It stays: readable all the time, and in its place again.
+        let aside = storage.set_aside(&digest).await.expect("set aside");
+        assert_eq!(self.read(&digest).await, content);
+        assert!(storage.stat(&digest).await.expect("readable").is_some());
+        storage.put_back(aside.clone()).await.expect("put back");
+        storage.put_back(aside).await.expect("once more, without effect");
+        assert_eq!(storage.list(None, 10).await.expect("a list").len(), 1);
+        // Whoever set it aside never came back.
+        storage.set_aside(&digest).await.expect("set aside");
+        storage.put_back_all().await.expect("put back");
+        assert_eq!(storage.list(None, 10).await.expect("a list").len(), 1);
+        assert_eq!(self.read(&digest).await, content);
+        // It goes.
+        let aside = storage.set_aside(&digest).await.expect("set aside");
+        assert!(storage.remove_aside(aside).await.expect("removed"));
+        assert!(storage.stat(&digest).await.expect("readable").is_none());
+        let read = storage.read(&digest, None).await;
+        assert!(matches!(read, Err(BlobError::NotFound(_))), "{read:?}");
+        let nothing = storage.set_aside(&digest).await.expect("there is nothing");
+        storage.put_back(nothing).await.expect("so nothing comes back");
+        assert!(storage.stat(&digest).await.expect("readable").is_none());
+        if storage.removal_settles().is_zero() {
+            // However late: what was published since stays.
+            storage.put(&digest, None, body(content.clone())).await.expect("stored");
+            let late = storage.set_aside(&digest).await.expect("set aside");
+            storage.put(&digest, None, body(content.clone())).await.expect("stored again");
+            storage.remove_aside(late).await.expect("removed");
+            assert_eq!(self.read(&digest).await, content);
+            self.remove(&digest).await;
+        }
     }
 
     async fn put_and_read_back(&self) {

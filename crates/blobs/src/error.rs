@@ -2,7 +2,7 @@
 
 use std::io;
 
-use dtr_types::{Digest, UploadId};
+use dtr_types::{Digest, NotOurs, UploadId};
 
 use crate::Appended;
 
@@ -100,6 +100,14 @@ pub enum BlobError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is not the storage that this registry may write to. Works again when the right one is in its place.
+    #[error("the blob storage {place} cannot be used: {why}")]
+    NotOurs {
+        /// Where it is.
+        place: String,
+        /// What is wrong with it, and what to do.
+        why: NotOurs,
+    },
     /// The body that was being stored broke off or was refused by its reader. The cause is as the body gave it.
     #[error("the content ended early: {0}")]
     Body(BoxError),
@@ -136,6 +144,7 @@ impl BlobError {
                 | Self::ReadOnly { .. }
                 | Self::Unavailable { .. }
                 | Self::Unsuitable { .. }
+                | Self::NotOurs { .. }
         )
     }
 }

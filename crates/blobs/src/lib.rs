@@ -6,6 +6,8 @@
 //! - [`simulated`] is a disk in memory that loses what was not synced, and fails when told to: for proofs.
 //! - [`contract`] is the suite that every engine passes.
 //!
+//! - [`MarkedStorage`] is one that its cluster may write to: it looks at the storage's mark before each step that matters.
+//!
 //! Nothing here knows repositories, links or records: which blob may be seen is decided by the catalog. A blob counts
 //! as stored when its *record* is committed; bytes without a record are rubbish that the collector finds with
 //! [`BlobStorage::list`].
@@ -16,18 +18,20 @@ pub mod simulated;
 
 mod error;
 mod file;
+mod marked;
 mod model;
 
 pub use error::{AppendError, BlobError, BoxError};
 pub use file::{FileStorage, Options};
+pub use marked::MarkedStorage;
 pub use model::{
-    Appended, BlobEntry, BlobInfo, BlobReader, ByteStream, Health, Staged, UploadEntry, body,
-    empty_body,
+    Appended, Aside, BlobEntry, BlobInfo, BlobReader, ByteStream, Health, Staged, UploadEntry,
+    body, empty_body,
 };
 
-use std::{fmt::Debug, ops::Range, sync::Arc};
+use std::{fmt::Debug, ops::Range, sync::Arc, time::Duration};
 
-use dtr_types::{Algorithm, Digest, Hasher, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, StorageMark, UploadId};
 
 /// A place for content. All methods may be called at once from many tasks and, on shared storage, many replicas.
 ///
@@ -57,7 +61,49 @@ pub trait BlobStorage: Send + Sync + Debug {
     ) -> Result<BlobReader, BlobError>;
 
     /// Removes a blob; says whether there was one. Readers that have it open read on to the end where the engine can.
+    /// Only for content that nobody else can be storing at this moment; the collector removes by [`Self::set_aside`].
     async fn delete(&self, digest: &Digest) -> Result<bool, BlobError>;
+
+    /// The first half of a removal. Between it and the second, [`Self::remove_aside`], the collector makes sure that nobody
+    /// needs the bytes that are there *now*. However late the second half is carried out, even by a process that was frozen
+    /// for hours, it takes nothing that was published after the first. Until then the blob can be read.
+    async fn set_aside(&self, digest: &Digest) -> Result<Aside, BlobError>;
+
+    /// Instead of the second half: the blob stays. Always safe, also when somebody else published it meanwhile.
+    async fn put_back(&self, aside: Aside) -> Result<(), BlobError>;
+
+    /// The second half of a removal; says whether there was anything to remove.
+    async fn remove_aside(&self, aside: Aside) -> Result<bool, BlobError>;
+
+    /// Puts back what was set aside by removals that never came to their end. Yields how many. A removal that still runs
+    /// finds nothing to remove then; its bytes are found by the sweep.
+    async fn put_back_all(&self) -> Result<u64, BlobError>;
+
+    /// How long after [`Self::set_aside`] the second half may still take effect on bytes that were published since. Zero
+    /// where it never can.
+    fn removal_settles(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// The storage's mark: whose content it holds. `None` when it has none.
+    async fn mark(&self) -> Result<Option<StorageMark>, BlobError>;
+
+    /// Writes the mark, durably, in the place of what is there.
+    async fn set_mark(&self, mark: &StorageMark) -> Result<(), BlobError>;
+
+    /// How long ago the mark may have been looked at when a blob is published. Zero where the storage may become another
+    /// at any moment, as a folder does when its share is no longer mounted.
+    fn mark_is_good_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Whether this storage may be written to, looked at just now: for whoever is about to remove something.
+    ///
+    /// # Errors
+    /// [`BlobError::NotOurs`].
+    async fn confirm(&self) -> Result<(), BlobError> {
+        Ok(())
+    }
 
     /// Blobs in ascending order of digest after `after`, at most `limit`; fewer than `limit` means there are no more.
     /// Blobs that come and go meanwhile may or may not be in it.

@@ -77,6 +77,21 @@ pub struct Staged {
     pub hash: Digest,
 }
 
+/// A blob that is being removed: see [`BlobStorage::set_aside`](crate::BlobStorage::set_aside).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Aside {
+    /// Which blob.
+    pub digest: Digest,
+    /// What the engine knows it by; with it the removal can be carried out.
+    pub token: String,
+}
+
+impl std::fmt::Debug for Aside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Aside({})", self.digest)
+    }
+}
+
 /// What a storage says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {

@@ -245,6 +245,10 @@ impl From<BlobError> for OciError {
                     "the registry's blob storage cannot be used right now; try again in a moment",
                 )
             }
+            // Said in the log where it was found out.
+            BlobError::NotOurs { why, .. } => {
+                Self::unavailable(format!("the registry's blob storage cannot be used: {why}"))
+            }
             BlobError::NotFound(_) => {
                 tracing::error!(error = %message, "a blob is missing from the storage");
                 Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", message)

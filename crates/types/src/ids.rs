@@ -104,6 +104,9 @@ uuid_id!(
     /// An upload session.
     UploadId, "upload id");
 uuid_id!(
+    /// A blob storage; stays when it changes hands.
+    StorageId, "storage id");
+uuid_id!(
     /// A service registered with the identity service.
     ServiceId, "service id");
 id!(

@@ -7,6 +7,7 @@ mod clock;
 mod digest;
 mod ids;
 mod manifest;
+mod mark;
 mod name;
 mod random;
 mod revision;
@@ -15,11 +16,13 @@ mod secret;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use ids::{
-    AccountId, ClusterId, HoldId, IdError, ReplicaId, RepositoryId, ServiceId, TeamId, UploadId,
+    AccountId, ClusterId, HoldId, IdError, ReplicaId, RepositoryId, ServiceId, StorageId, TeamId,
+    UploadId,
 };
 pub use manifest::{
     Descriptor, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestKind, MediaType, media_types,
 };
+pub use mark::{NotOurs, StorageMark};
 pub use name::{AccountName, NameError, RepositoryName, Tag, TeamName};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use revision::Revision;

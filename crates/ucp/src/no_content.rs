@@ -1,10 +1,10 @@
 //! The blob storage of a service that has no images: always empty.
 
 use dtr_blobs::{
-    AppendError, Appended, BlobEntry, BlobError, BlobReader, BlobStorage, ByteStream, Health,
-    Staged, UploadEntry,
+    AppendError, Appended, Aside, BlobEntry, BlobError, BlobReader, BlobStorage, ByteStream,
+    Health, Staged, UploadEntry,
 };
-use dtr_types::{Algorithm, Digest, Hasher, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, StorageMark, UploadId};
 use std::ops::Range;
 
 /// An identity service holds no images.
@@ -23,6 +23,30 @@ impl BlobStorage for NoContent {
 
     async fn delete(&self, _: &Digest) -> Result<bool, BlobError> {
         Ok(false)
+    }
+
+    async fn set_aside(&self, digest: &Digest) -> Result<Aside, BlobError> {
+        Ok(Aside { digest: *digest, token: String::new() })
+    }
+
+    async fn put_back(&self, _: Aside) -> Result<(), BlobError> {
+        Ok(())
+    }
+
+    async fn remove_aside(&self, _: Aside) -> Result<bool, BlobError> {
+        Ok(false)
+    }
+
+    async fn put_back_all(&self) -> Result<u64, BlobError> {
+        Ok(0)
+    }
+
+    async fn mark(&self) -> Result<Option<StorageMark>, BlobError> {
+        Ok(None)
+    }
+
+    async fn set_mark(&self, _: &StorageMark) -> Result<(), BlobError> {
+        Ok(())
     }
 
     async fn list(&self, _: Option<&Digest>, _: usize) -> Result<Vec<BlobEntry>, BlobError> {

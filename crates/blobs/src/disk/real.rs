@@ -27,6 +27,11 @@ impl RealDisk {
         DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
         Ok(Self { root })
     }
+
+    /// The same without making anything.
+    pub fn unprepared(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
 }
 
 fn file_info(meta: &fs::Metadata) -> FileInfo {

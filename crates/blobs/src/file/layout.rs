@@ -9,6 +9,9 @@
 //! | `uploads/<upload id>.d/staged-<size>-<algorithm>-<digits>` | the same, finished |
 //! | `uploads/<upload id>.d/publish-<random>` | a second name of it for the moment in which it replaces a blob |
 //! | `uploads/<upload id>` | a blob that is stored at once |
+//! | `uploads/<upload id>.publish` | a second name of it for the moment in which it replaces a blob |
+//! | `removed/<algorithm>-<digits>.<random>` | a blob that the collector is removing |
+//! | `dtr-storage.json` | the mark: whose content this is |
 //!
 //! Earlier versions had an upload in `uploads/<upload id>`, `.staged` when it was finished, and `.publish`.
 
@@ -22,6 +25,11 @@ pub(crate) const BLOBS: &str = "docker/registry/v2/blobs";
 pub(crate) const UPLOADS: &str = "uploads";
 /// The file that tells whether the disk can be written.
 pub(crate) const PROBE: &str = "uploads/.probe";
+/// The directory of blobs that are being removed.
+pub(crate) const REMOVED: &str = "removed";
+/// The mark, and the name under which it is written.
+pub(crate) const MARK: &str = "dtr-storage.json";
+pub(crate) const MARK_PART: &str = ".dtr-storage.json.part";
 /// The algorithms in the order of their digests.
 pub(crate) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 
@@ -62,6 +70,8 @@ pub(crate) struct UploadPath {
     pub dir: PathBuf,
     /// The file of a blob that is stored at once.
     pub put: PathBuf,
+    /// A second name of that.
+    pub put_publish: PathBuf,
     /// Where earlier versions had it.
     pub earlier: [PathBuf; 3],
 }
@@ -70,7 +80,12 @@ impl UploadPath {
     pub(crate) fn new(id: &UploadId) -> Self {
         let uploads = Path::new(UPLOADS);
         let name = |end: &str| uploads.join(format!("{id}{end}"));
-        Self { dir: name(SESSION), put: name(""), earlier: [name(""), name(STAGED), name(PUBLISH)] }
+        Self {
+            dir: name(SESSION),
+            put: name(""),
+            put_publish: name(PUBLISH),
+            earlier: [name(""), name(STAGED), name(PUBLISH)],
+        }
     }
 
     /// A file that an append writes.
@@ -92,6 +107,19 @@ impl UploadPath {
     pub(crate) fn publish(&self, random: &str) -> PathBuf {
         self.dir.join(format!("publish-{random}"))
     }
+}
+
+/// Where a blob is while it is being removed.
+pub(crate) fn aside_path(digest: &Digest, token: &str) -> PathBuf {
+    let (algorithm, hex) = (digest.algorithm().as_str(), digest.hex());
+    Path::new(REMOVED).join(format!("{algorithm}-{hex}.{token}"))
+}
+
+/// Which blob a name in the directory of removals is.
+pub(crate) fn parse_aside(name: &str) -> Option<(Digest, &str)> {
+    let (blob, token) = name.split_once('.')?;
+    let (algorithm, hex) = blob.split_once('-')?;
+    Some((format!("{algorithm}:{hex}").parse().ok()?, token))
 }
 
 /// What a name in the directory of uploads is.
@@ -133,6 +161,18 @@ mod tests {
                 "docker/registry/v2/blobs/sha256/e3/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855/data"
             )
         );
+    }
+
+    #[test]
+    fn names_of_removals_are_read_back() {
+        for digest in [Digest::of(b"x"), Digest::with(Algorithm::Sha512, b"x")] {
+            let path = aside_path(&digest, "0f");
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+            assert_eq!(parse_aside(name), Some((digest, "0f")));
+        }
+        for foreign in ["", "x", "sha256-00.x", ".nfs0001"] {
+            assert_eq!(parse_aside(foreign), None);
+        }
     }
 
     #[test]

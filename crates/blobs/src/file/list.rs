@@ -117,7 +117,7 @@ impl Inner {
     }
 
     /// The names in a directory in order; none when there is no such directory.
-    fn sorted(&self, dir: &Path) -> Result<Vec<String>, BlobError> {
+    pub(super) fn sorted(&self, dir: &Path) -> Result<Vec<String>, BlobError> {
         let mut names = match self.disk.names(dir) {
             Ok(names) => names,
             Err(e)

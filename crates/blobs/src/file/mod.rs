@@ -1,8 +1,10 @@
 //! Blobs in files: opening, health, and the trait over the modules that do the work. Every operation on the disk runs
 //! on a thread that may block.
 
+mod aside;
 mod layout;
 mod list;
+mod mark;
 mod publish;
 mod read;
 mod session;
@@ -18,11 +20,11 @@ use std::{
     },
 };
 
-use dtr_types::{Algorithm, Clock, Digest, Hasher, Random, UploadId};
+use dtr_types::{Algorithm, Clock, Digest, Hasher, Random, StorageMark, UploadId};
 
 use crate::{
-    AppendError, Appended, BlobEntry, BlobError, BlobInfo, BlobReader, BlobStorage, ByteStream,
-    Health, Staged, UploadEntry,
+    AppendError, Appended, Aside, BlobEntry, BlobError, BlobInfo, BlobReader, BlobStorage,
+    ByteStream, Health, Staged, UploadEntry,
     disk::{Disk, Open, RealDisk},
 };
 
@@ -77,21 +79,30 @@ impl FileStorage {
         Self::on(Arc::new(disk), options).await
     }
 
+    /// The storage in a directory that may not be there at this moment: nothing is made or tried.
+    pub fn unprepared(root: impl Into<PathBuf>, options: Options) -> Self {
+        Self::over(Arc::new(RealDisk::unprepared(root)), options)
+    }
+
     /// The same on any disk.
     ///
     /// # Errors
     /// As [`FileStorage::open`].
     pub async fn on(disk: Arc<dyn Disk>, options: Options) -> Result<Self, BlobError> {
-        let storage = Self(Arc::new(Inner {
+        let storage = Self::over(disk, options);
+        storage.run("prepare the storage", |inner| inner.prepare()).await?;
+        Ok(storage)
+    }
+
+    fn over(disk: Arc<dyn Disk>, options: Options) -> Self {
+        Self(Arc::new(Inner {
             disk,
             options,
             pool: read::Pool::default(),
             busy: session::Busy::default(),
             shards: [const { AtomicU64::new(0) }; 8],
             links: AtomicBool::new(true),
-        }));
-        storage.run("prepare the storage", |inner| inner.prepare()).await?;
-        Ok(storage)
+        }))
     }
 
     /// Runs `work` where it may block. Once begun it is finished, even if nobody waits for it any more.
@@ -193,6 +204,14 @@ impl Inner {
         }
     }
 
+    /// The same, also of one that is set aside.
+    fn stat_anywhere(&self, digest: &Digest) -> Result<Option<BlobInfo>, BlobError> {
+        let found = self.wherever(digest, |path| self.disk.info(path))?;
+        Ok(found
+            .filter(|info| info.is_file)
+            .map(|info| BlobInfo { size: info.size, modified: info.modified }))
+    }
+
     fn delete(&self, digest: &Digest) -> Result<bool, BlobError> {
         let path = layout::BlobPath::new(digest);
         let removed = unless_missing(self.disk.remove_file(&path.data))
@@ -223,7 +242,7 @@ impl Inner {
 impl BlobStorage for FileStorage {
     async fn stat(&self, digest: &Digest) -> Result<Option<BlobInfo>, BlobError> {
         let digest = *digest;
-        self.run("look at a blob", move |inner| inner.stat(&digest)).await
+        self.run("look at a blob", move |inner| inner.stat_anywhere(&digest)).await
     }
 
     async fn read(
@@ -237,6 +256,32 @@ impl BlobStorage for FileStorage {
     async fn delete(&self, digest: &Digest) -> Result<bool, BlobError> {
         let digest = *digest;
         self.run("remove a blob", move |inner| inner.delete(&digest)).await
+    }
+
+    async fn set_aside(&self, digest: &Digest) -> Result<Aside, BlobError> {
+        let digest = *digest;
+        self.run("set a blob aside", move |inner| inner.set_aside(digest)).await
+    }
+
+    async fn put_back(&self, aside: Aside) -> Result<(), BlobError> {
+        self.run("put a blob back", move |inner| inner.put_back(&aside)).await
+    }
+
+    async fn remove_aside(&self, aside: Aside) -> Result<bool, BlobError> {
+        self.run("remove a blob", move |inner| inner.remove_aside(&aside)).await
+    }
+
+    async fn put_back_all(&self) -> Result<u64, BlobError> {
+        self.run("put blobs back", |inner| inner.put_back_all()).await
+    }
+
+    async fn mark(&self) -> Result<Option<StorageMark>, BlobError> {
+        self.run("read the mark", |inner| inner.mark()).await
+    }
+
+    async fn set_mark(&self, mark: &StorageMark) -> Result<(), BlobError> {
+        let mark = mark.clone();
+        self.run("write the mark", move |inner| inner.set_mark(&mark)).await
     }
 
     async fn list(

@@ -11,7 +11,7 @@ use crate::{BlobError, Staged, disk::Open};
 const ATTEMPTS: usize = 16;
 
 /// Whether this file system cannot give a file a second name.
-fn no_links(e: &io::Error) -> bool {
+pub(super) fn no_links(e: &io::Error) -> bool {
     matches!(
         e.kind(),
         io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied | io::ErrorKind::TooManyLinks
@@ -53,7 +53,9 @@ impl Inner {
         }
         file.touch(self.options.clock.now()).map_err(failed("touch", from))?;
         drop(file);
-        self.place(from, digest, |to| self.link_or_rename(&names, from, to))
+        // A name that nobody else can put other bytes under.
+        let between = names.publish(&self.random_name());
+        self.place(from, digest, |to| self.link_or_rename(from, &between, to))
     }
 
     /// On a file system without links the staged name is gone after the first publication.
@@ -67,12 +69,18 @@ impl Inner {
 
     /// Publishes the file of a `put`, whose own name goes.
     pub(super) fn publish_put(&self, id: &UploadId, digest: &Digest) -> Result<(), BlobError> {
-        let from = &UploadPath::new(id).put;
-        self.place(from, digest, |to| self.disk.rename(from, to))
+        let names = UploadPath::new(id);
+        let (from, between) = (&names.put, &names.put_publish);
+        // Not at once: while its directory goes, it may have to be done again.
+        self.place(from, digest, |to| self.link_or_rename(from, between, to))?;
+        for name in [between, from] {
+            unless_missing(self.disk.remove_file(name)).map_err(failed("remove", name))?;
+        }
+        Ok(())
     }
 
     /// Makes the directories, lets `name` give the file its name, makes all of it durable.
-    fn place(
+    pub(super) fn place(
         &self,
         from: &Path,
         digest: &Digest,
@@ -113,13 +121,13 @@ impl Inner {
     }
 
     /// A second name, so that the publication can be repeated; the only name where there are no links.
-    fn link_or_rename(&self, names: &UploadPath, from: &Path, to: &Path) -> io::Result<()> {
+    fn link_or_rename(&self, from: &Path, between: &Path, to: &Path) -> io::Result<()> {
         if !self.links.load(Ordering::Relaxed) {
             return self.disk.rename(from, to);
         }
         match self.disk.link(from, to) {
             Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.replace(names, from, to),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.replace(from, between, to),
             Err(e) if no_links(&e) => {
                 self.disk.rename(from, to)?;
                 self.links.store(false, Ordering::Relaxed);
@@ -129,19 +137,18 @@ impl Inner {
         }
     }
 
-    /// Puts the staged file in the place of what has the name. Renaming a name of a file onto another of the same file
+    /// Puts the file in the place of what has the name. Renaming a name of a file onto another of the same file
     /// does nothing, so that case is told apart first.
-    fn replace(&self, names: &UploadPath, from: &Path, to: &Path) -> io::Result<()> {
+    fn replace(&self, from: &Path, between: &Path, to: &Path) -> io::Result<()> {
         let ours = self.disk.info(from)?.identity;
         match self.disk.info(to) {
             Ok(theirs) if theirs.identity == ours => return Ok(()),
             Ok(_) => {}
             Err(e) => return Err(e),
         }
-        // A name that nobody else can put other bytes under.
-        let second = names.publish(&self.random_name());
-        self.disk.link(from, &second)?;
-        self.disk.rename(&second, to)
+        unless_missing(self.disk.remove_file(between))?;
+        self.disk.link(from, between)?;
+        self.disk.rename(between, to)
     }
 
     /// Syncs each directory that may have got a new entry; `false` when one of them is gone.

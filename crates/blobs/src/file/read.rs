@@ -115,14 +115,9 @@ impl Source {
         digest: Digest,
         range: Option<Range<u64>>,
     ) -> Result<Self, BlobError> {
+        let found = inner.wherever(&digest, |path| inner.disk.open(path, Open::Read))?;
+        let file = found.ok_or(BlobError::NotFound(digest))?;
         let path = BlobPath::new(&digest).data;
-        let file = match inner.disk.open(&path, Open::Read) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(BlobError::NotFound(digest));
-            }
-            Err(e) => return Err(failed("open", &path)(e)),
-        };
         let size = file.info().map_err(failed("look at", &path))?.size;
         let left = clamp(range, size).ok_or(BlobError::Range { digest, size })?;
         Ok(Self { inner, digest, file, size, left })
