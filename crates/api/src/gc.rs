@@ -37,8 +37,11 @@ pub(crate) async fn run(
     match state.scheduler.collect_now(params.dry_run).await {
         Ok(report) => Ok(Json(report)),
         Err(JobError::Catalog(error)) => Err(error.into()),
-        Err(error @ JobError::Busy { .. }) => {
+        Err(error @ (JobError::Busy { .. } | JobError::Lost)) => {
             Err(ApiError::new(StatusCode::CONFLICT, "BUSY", error.to_string()))
+        }
+        Err(JobError::Blobs(error)) if error.is_storage_fault() => {
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string()))
         }
         Err(error) => Err(ApiError::internal(&error)),
     }

@@ -372,7 +372,7 @@ impl Catalog {
     /// again. The references stay: the manifests still need it. Yields the repositories that had it.
     pub async fn forget_blob(&self, digest: &Digest) -> Result<Vec<RepositoryId>, CatalogError> {
         let names = self.all_names(&keys::blob_links(digest)).await?;
-        self.delete_links(digest).await?;
+        self.delete_links(digest, None).await?;
         self.commit(Transaction::new().delete(keys::blob(digest))).await?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }

@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | `cluster` | | [`ClusterRecord`]: identity of the cluster, its data format | as header and `config/cluster` |
 //! | `settings` | | [`Settings`] | `config/settings` |
+//! | `storage` | | [`StorageRecord`]: the mark that the blob storage must have | no: a restore makes its own |
 //! | `replica/` | replica id | [`ReplicaRecord`]: address, heartbeat | no: a restore makes its own |
 //! | `lock/` | name | [`LockRecord`]: who does what only one replica does at a time; vanishes with its lease | no |
 //! | `restart` | | [`RestartRecord`]: replicas whose turn to restart is to come | no |
@@ -28,7 +29,7 @@
 //! | `lu/` | repository id, digest | [`UnlinkedBlob`]: readable until it is clear that no manifest needs it | no |
 //! | `ref/` | digest, repository id, manifest digest | a manifest refers to a blob | derived |
 //! | `gc/` | digest | [`Candidate`]: perhaps garbage | derived |
-//! | `x/` | digest | [`CondemnedRecord`]: being removed right now | no |
+//! | `x/` | digest | [`CondemnedRecord`]: being removed right now, or was a moment ago | no |
 //! | `md/` | repository id, digest | [`DeletedManifest`]: references still to be dropped | no |
 //! | `ms/` | repository id, digest | [`StagedManifest`]: references and bytes are being written ahead of it | no |
 //! | `u/` | upload id | [`UploadRecord`] | no: an upload is not yet content |
@@ -130,6 +131,8 @@ kinds! {
     Cluster = "cluster", "cluster", Some("config/cluster");
     /// Settings.
     Settings = "settings", "settings", Some("config/settings");
+    /// The mark of the blob storage.
+    Storage = "storage", "storage", None;
     /// A restore that has not finished.
     Restore = "restore", "unfinished restore", None;
     /// Replicas that are to restart.
@@ -223,6 +226,10 @@ pub fn cluster() -> Key<ClusterRecord> {
 }
 /// The settings.
 pub fn settings() -> Key<Settings> {
+    key(&[])
+}
+/// The mark that the blob storage must have.
+pub fn storage() -> Key<StorageRecord> {
     key(&[])
 }
 /// The mark of a restore that has not finished.

@@ -34,7 +34,7 @@ mod uploads;
 
 pub use catalog::{Catalog, Page, TransactionExt, Versioned};
 pub use codec::{Record, decode, encode, json};
-pub use collect::{Condemned, CondemnedState};
+pub use collect::{Condemned, Removal};
 pub use derive::Derive;
 pub use error::CatalogError;
 pub use export::{Batch, Cursor, Export, ManifestLine};

@@ -5,6 +5,8 @@
 //! 2. Present: nothing is published; [`Catalog::link_blob`] demands that the blob's record has not changed.
 //!    Absent: the bytes are published, then [`Catalog::link_new_blob`] demands that the record is still absent.
 //! 3. Both demand that no marker is there, and both renew the candidate, which makes a condemnation in flight fail.
+//! 4. A marker of a removal that has ended stays for a while. Who saw none, or an older one, before the bytes were
+//!    published cannot commit: what was published may have been removed in between.
 //!
 //! So a commit that succeeds proves that no collector was removing the bytes it speaks of, and that none will for a
 //! whole grace period.
@@ -17,14 +19,17 @@ use crate::{
     Catalog, CatalogError, Kind, TransactionExt as _,
     catalog::ATTEMPTS_MAX,
     keys,
-    records::{BlobRecord, Candidate, Event, UnlinkedBlob},
+    records::{BlobRecord, Candidate, CondemnedStage, Event, UnlinkedBlob},
 };
 
 /// What is known of a blob before it is linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkCheck {
     /// It is not stored: publish the bytes, then [`Catalog::link_new_blob`].
-    Absent,
+    Absent {
+        /// The revision at which its last removal ended, if that was not long ago.
+        removed: Option<Revision>,
+    },
     /// It is stored: do not publish, [`Catalog::link_blob`] with this revision.
     Present {
         /// Its size in bytes.
@@ -42,12 +47,14 @@ impl Catalog {
         // The marker is read last: one that appears after the blob's record was read is then seen here, or makes
         // the commit fail.
         let blob = self.get(&keys::blob(digest)).await?;
-        if self.get(&keys::condemned(digest)).await?.is_some() {
-            return Ok(LinkCheck::Condemned);
-        }
+        let removed = match self.get(&keys::condemned(digest)).await? {
+            Some(found) if found.value.stage == CondemnedStage::Removed => Some(found.modified),
+            Some(_) => return Ok(LinkCheck::Condemned),
+            None => None,
+        };
         Ok(match blob {
             Some(found) => LinkCheck::Present { size: found.value.size, modified: found.modified },
-            None => LinkCheck::Absent,
+            None => LinkCheck::Absent { removed },
         })
     }
 
@@ -64,17 +71,26 @@ impl Catalog {
         self.commit_link(repository, digest, transaction).await
     }
 
-    /// Records a blob whose bytes have just been published, and links it. `false` when things changed since
-    /// [`Catalog::check_link`]: check again; the bytes stay published meanwhile.
+    /// Records a blob whose bytes were published after [`Catalog::check_link`] found it absent (`removed` is what it said),
+    /// and links it. `false` when things changed since: check again, and publish again.
     pub async fn link_new_blob(
         &self,
         repository: &RepositoryId,
         digest: &Digest,
         size: u64,
+        removed: Option<Revision>,
         extra: Transaction,
     ) -> Result<bool, CatalogError> {
         let blob = BlobRecord { digest: *digest, size, stored_at: self.now() };
-        self.commit_link(repository, digest, extra.create_record(&blob)?).await
+        let transaction = extra.create_record(&blob)?;
+        let transaction = match removed {
+            Some(removed) => {
+                let key = keys::condemned(digest);
+                transaction.if_modified_at(&key, removed).delete(&key)
+            }
+            None => transaction.if_absent(keys::condemned(digest)),
+        };
+        self.put_link(repository, digest, transaction).await
     }
 
     /// Makes a blob of one repository readable through another. `false` when the source does not link it (any more).
@@ -102,9 +118,17 @@ impl Catalog {
         digest: &Digest,
         transaction: Transaction,
     ) -> Result<bool, CatalogError> {
+        self.put_link(repository, digest, transaction.if_absent(keys::condemned(digest))).await
+    }
+
+    async fn put_link(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+        transaction: Transaction,
+    ) -> Result<bool, CatalogError> {
         let candidate = Candidate { digest: *digest, since: self.now() };
         let transaction = transaction
-            .if_absent(keys::condemned(digest))
             .if_present(keys::repository(repository))
             .put(keys::link(repository, digest), Bytes::new())
             .put(keys::blob_link(digest, repository), Bytes::new())

@@ -1,11 +1,12 @@
 //! The collector: walks the candidates, never all content; runs while everybody pushes and pulls. What makes that safe
-//! is the protocol in the catalog (`links`, `collect`); here is when a candidate's time has come, and the removal of the
-//! bytes.
+//! is the protocol in the catalog (`links`, `collect`) and the removal of bytes in two steps (`dtr_blobs`); here is when a
+//! candidate's time has come, and what is done in which order. Two that run at once, and one that was frozen at any
+//! moment and goes on much later, take nothing that anybody needs.
 
 use std::time::Duration;
 
 use dtr_blobs::BlobStorage;
-use dtr_catalog::{Catalog, Condemned, CondemnedState, keys};
+use dtr_catalog::{Catalog, Condemned, keys, records::CondemnedStage};
 use dtr_store::hold;
 use dtr_types::Digest;
 use serde::Serialize;
@@ -52,7 +53,7 @@ const SAMPLE_MAX: usize = 20;
 /// Candidates read at once.
 const PAGE: usize = 500;
 
-/// Removes content that nothing refers to. One run at a time: the caller sees to that.
+/// Removes content that nothing refers to. One run at a time is enough: the caller sees to that.
 ///
 /// # Errors
 /// What was done until then is done; the next run goes on.
@@ -63,10 +64,7 @@ pub async fn collect(
 ) -> Result<CollectReport, JobError> {
     let mut report = CollectReport::default();
     if !options.dry_run {
-        for condemned in catalog.list_condemned().await? {
-            decide(catalog, blobs, &condemned).await?;
-            report.resumed += 1;
-        }
+        report.resumed = resume(catalog, blobs).await?;
     }
     let mut after: Option<Digest> = None;
     loop {
@@ -94,9 +92,7 @@ pub async fn collect(
             let size = catalog.get(&keys::blob(&digest)).await?.map_or(0, |b| b.value.size);
             let removed = options.dry_run
                 || match catalog.condemn(candidate).await? {
-                    Some(condemned) => {
-                        decide(catalog, blobs, &condemned).await? == CondemnedState::Remove
-                    }
+                    Some(condemned) => remove(catalog, blobs, &condemned).await?,
                     None => false,
                 };
             if removed {
@@ -115,16 +111,46 @@ pub async fn collect(
     }
 }
 
-/// Brings one removal to its end, from wherever it stopped.
-pub(crate) async fn decide(
+/// Goes on with what others have begun. Yields how many.
+pub(crate) async fn resume(catalog: &Catalog, blobs: &dyn BlobStorage) -> Result<u64, JobError> {
+    // Whoever set it aside needs it no more, or puts it back as well.
+    blobs.put_back_all().await?;
+    let mut resumed = 0;
+    for condemned in catalog.list_condemned().await? {
+        let age = catalog.now().since(condemned.since);
+        if condemned.stage == CondemnedStage::Removing && age < blobs.removal_settles() {
+            continue;
+        }
+        if let Some(own) = catalog.take_condemned(&condemned).await? {
+            remove(catalog, blobs, &own).await?;
+            resumed += 1;
+        }
+    }
+    Ok(resumed)
+}
+
+/// Brings one removal to its end; `false` when the blob stays. The order is what makes it safe: the commit proves that
+/// nobody needed the bytes that had been set aside by then, and these alone are removed, whenever that happens.
+pub(crate) async fn remove(
     catalog: &Catalog,
     blobs: &dyn BlobStorage,
     condemned: &Condemned,
-) -> Result<CondemnedState, JobError> {
-    let state = catalog.decide_condemned(condemned).await?;
-    if state == CondemnedState::Remove {
-        blobs.delete(&condemned.digest).await?;
-        catalog.finish_condemned(condemned).await?;
-    }
-    Ok(state)
+) -> Result<bool, JobError> {
+    let Some(removal) = catalog.examine_condemned(condemned).await? else { return Ok(false) };
+    let aside = blobs.set_aside(&condemned.digest).await?;
+    let removing = match catalog.begin_removal(&removal).await {
+        Ok(Some(removing)) => removing,
+        Ok(None) => {
+            blobs.put_back(aside).await?;
+            catalog.spare(condemned).await?;
+            return Ok(false);
+        }
+        Err(error) => {
+            blobs.put_back(aside).await?;
+            return Err(error.into());
+        }
+    };
+    blobs.remove_aside(aside).await?;
+    catalog.finish_condemned(&removing).await?;
+    Ok(true)
 }

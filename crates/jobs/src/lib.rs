@@ -33,6 +33,9 @@ pub enum JobError {
         /// Since when.
         since: dtr_types::Timestamp,
     },
+    /// It took so long to reach the store that another replica may have begun.
+    #[error("the lock was lost: another replica goes on with it")]
+    Lost,
     /// The blob storage failed.
     #[error(transparent)]
     Blobs(#[from] dtr_blobs::BlobError),

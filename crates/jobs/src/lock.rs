@@ -1,5 +1,6 @@
 //! What only one replica does at a time: a record under a lease. Nothing depends on it but that work is not done twice:
-//! every job is safe beside another of its kind, so a lock that was lost without being noticed loses nothing.
+//! every job is safe beside another of its kind (`jobs/tests/collector` has two collectors at once), so a lock that was
+//! lost without being noticed loses nothing.
 
 use std::time::Duration;
 

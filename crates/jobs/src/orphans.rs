@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use dtr_blobs::BlobStorage;
-use dtr_catalog::{Catalog, CondemnedState, keys};
+use dtr_catalog::{Catalog, keys};
 use dtr_types::Digest;
 use serde::Serialize;
 
-use crate::{JobError, collector::decide};
+use crate::{JobError, collector};
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -34,6 +34,9 @@ pub async fn sweep(
     dry_run: bool,
 ) -> Result<SweepReport, JobError> {
     let mut report = SweepReport::default();
+    if !dry_run {
+        collector::resume(catalog, blobs).await?;
+    }
     let mut after: Option<Digest> = None;
     loop {
         let page = blobs.list(after.as_ref(), PAGE).await?;
@@ -45,9 +48,7 @@ pub async fn sweep(
             }
             let removed = dry_run
                 || match catalog.condemn_orphan(&entry.digest).await? {
-                    Some(condemned) => {
-                        decide(catalog, blobs, &condemned).await? == CondemnedState::Remove
-                    }
+                    Some(condemned) => collector::remove(catalog, blobs, &condemned).await?,
                     None => false,
                 };
             if removed {

@@ -72,12 +72,23 @@ impl Scheduler {
     pub async fn collect_now(&self, dry_run: bool) -> Result<CollectReport, JobError> {
         let settings = self.catalog.settings().await?;
         let grace = Duration::from_secs(settings.gc_grace_seconds).max(GRACE_MIN);
+        self.alone(collect(&self.catalog, &*self.blobs, CollectOptions { grace, dry_run })).await
+    }
+
+    /// Does what only one replica does at a time, for as long as it has the lock.
+    async fn alone<T>(
+        &self,
+        work: impl Future<Output = Result<T, JobError>>,
+    ) -> Result<T, JobError> {
         let _one = self.running.lock().await;
-        let _only = match Lock::take(&self.catalog, COLLECTOR, &self.replica).await? {
+        let only = match Lock::take(&self.catalog, COLLECTOR, &self.replica).await? {
             Ok(lock) => lock,
             Err(other) => return Err(JobError::Busy { holder: other.holder, since: other.since }),
         };
-        collect(&self.catalog, &*self.blobs, CollectOptions { grace, dry_run }).await
+        tokio::select! {
+            done = work => done,
+            () = only.lost() => Err(JobError::Lost),
+        }
     }
 
     /// Runs until `stop`. An error is logged and the job tried again at its next time.
@@ -151,15 +162,16 @@ impl Scheduler {
                 }
             }
             if settings.gc_enabled && now.since(swept_at) >= SWEEP_EVERY {
-                swept_at = now;
+                let before = std::mem::replace(&mut swept_at, now);
                 let grace = Duration::from_secs(settings.gc_grace_seconds).max(2 * HISTORY);
-                let _one = self.running.lock().await;
-                match sweep(&self.catalog, &*self.blobs, grace, false).await {
+                match self.alone(sweep(&self.catalog, &*self.blobs, grace, false)).await {
                     Ok(report) => tracing::info!(
                         stored = report.stored,
                         removed = report.removed,
                         "swept the blob storage"
                     ),
+                    // In a minute it may have ended.
+                    Err(JobError::Busy { .. }) => swept_at = before,
                     Err(error) => tracing::warn!(%error, "the sweep stopped early"),
                 }
             }

@@ -35,6 +35,9 @@ pub struct TidyReport {
 /// runs starts over by itself.
 const STAGED_EXPIRY: Duration = Duration::from_secs(3600);
 
+/// How long a removal of a blob is remembered: longer than a push takes from the publication of its bytes to the commit.
+const REMOVED_KEPT: Duration = Duration::from_secs(3600);
+
 /// Does all small duties once. History of the store is kept from `keep_from` on (and from every hold on).
 pub async fn tidy(
     catalog: &Catalog,
@@ -50,6 +53,7 @@ pub async fn tidy(
     }
     report.manifests += catalog.drop_staged_manifests(now.minus(STAGED_EXPIRY)).await?;
     catalog.finish_unlinked_blobs().await?;
+    catalog.forget_removed(now.minus(REMOVED_KEPT)).await?;
     let deleted: Vec<DeletedRepository> =
         catalog.all(Kind::DeletedRepository.prefix().as_bytes()).await?;
     for repository in deleted {
@@ -79,6 +83,7 @@ async fn purge_uploads(
     loop {
         let page = catalog.list_uploads(after.as_ref()).await?;
         for upload in page.items.iter().filter(|upload| upload.updated_at < before) {
+            blobs.confirm().await?;
             catalog.delete_upload(&upload.id).await?;
             blobs.upload_abort(&upload.id).await?;
             purged += 1;
@@ -93,6 +98,7 @@ async fn purge_uploads(
         let page = blobs.uploads(after.as_ref(), 500).await?;
         for entry in page.iter().filter(|entry| entry.modified < before) {
             if catalog.get_upload(&entry.id).await?.is_none() {
+                blobs.confirm().await?;
                 blobs.upload_abort(&entry.id).await?;
                 purged += 1;
             }

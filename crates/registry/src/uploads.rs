@@ -291,9 +291,10 @@ async fn link(
             LinkCheck::Present { modified, .. } => {
                 catalog.link_blob(&repository.id, digest, modified, extra()).await?
             }
-            LinkCheck::Absent => {
+            LinkCheck::Absent { removed } => {
                 registry.blobs.publish(staged, digest).await?;
-                catalog.link_new_blob(&repository.id, digest, staged.size, extra()).await?
+                let size = staged.size;
+                catalog.link_new_blob(&repository.id, digest, size, removed, extra()).await?
             }
         };
         if linked {

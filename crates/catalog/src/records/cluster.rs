@@ -1,6 +1,6 @@
 //! The cluster itself: its identity, replicas, keys, certificates, backups.
 
-use dtr_types::{ClusterId, ReplicaId, Revision, Secret, ServiceId, Timestamp};
+use dtr_types::{ClusterId, ReplicaId, Revision, Secret, ServiceId, StorageMark, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::record;
@@ -114,6 +114,18 @@ record!(ReplicaRecord, Replica, |r| keys::replica(&r.id));
 const fn first_format() -> u32 {
     1
 }
+
+/// The mark that the cluster's blob storage must have. Not there in a cluster that was made by a version without marks,
+/// until its first start with this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageRecord {
+    /// As it is written into the storage.
+    pub mark: StorageMark,
+    /// Since when.
+    pub since: Timestamp,
+}
+record!(StorageRecord, Storage, |_s| keys::storage());
 
 /// Replicas that are to restart, one after the other. Each takes itself off when it is well again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -118,16 +118,32 @@ pub struct Candidate {
 }
 record!(Candidate, Candidate, |c| keys::candidate(&c.digest));
 
-/// A blob that the collector is removing. While this is there, nobody can link the blob.
+/// A blob that the collector is removing, or has removed. Until it has, nobody can link the blob.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CondemnedRecord {
     /// The blob.
     pub digest: Digest,
-    /// Since when.
+    /// Since when it is at this stage.
     pub since: Timestamp,
+    /// How far it has come.
+    #[serde(default)]
+    pub stage: CondemnedStage,
 }
 record!(CondemnedRecord, Condemned, |c| keys::condemned(&c.digest));
+
+/// How far the removal of a blob has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CondemnedStage {
+    /// It is being found out whether it is needed.
+    #[default]
+    Marked,
+    /// It is not, and has no record any more: the bytes are being removed.
+    Removing,
+    /// The bytes are gone. It stays for a while for those who looked before and publish after: they look again.
+    Removed,
+}
 
 /// A manifest that was deleted with more references than one transaction takes: what is left to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,10 +12,11 @@ pub use access::{AccessLevel, AccessToken, NamespaceGrant, RepositoryGrant, Toke
 pub use cluster::{
     BackupRecord, CertificateRecord, ClusterRecord, DATA_FORMAT, IdentitySource, KeyPurpose,
     KeyRecord, LockRecord, ReplicaRecord, RestartRecord, RestoreRecord, RestoredFrom,
+    StorageRecord,
 };
 pub use content::{
-    BlobRecord, Candidate, CondemnedRecord, DeletedManifest, ManifestRecord, ReferrerRecord,
-    StagedManifest, TagRecord, UnlinkedBlob, UploadRecord,
+    BlobRecord, Candidate, CondemnedRecord, CondemnedStage, DeletedManifest, ManifestRecord,
+    ReferrerRecord, StagedManifest, TagRecord, UnlinkedBlob, UploadRecord,
 };
 pub use event::{Event, EventObject, EventType};
 pub use identity::{

@@ -62,7 +62,7 @@ impl World {
             LinkCheck::Present { modified, .. } => {
                 self.catalog.link_blob(id, blob, modified, Transaction::new()).await
             }
-            _ => self.catalog.link_new_blob(id, blob, size, Transaction::new()).await,
+            _ => self.catalog.link_new_blob(id, blob, size, None, Transaction::new()).await,
         };
         assert!(linked.expect("commits"));
     }

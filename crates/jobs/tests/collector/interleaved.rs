@@ -7,7 +7,8 @@ use dtr_catalog::CatalogError;
 use dtr_types::Digest;
 
 use crate::{
-    pausing::{Gate, polls},
+    pausing::{Gate, polls, until},
+    stalling::Stall,
     world::{Backup, GRACE, World, clock, engine},
 };
 
@@ -27,6 +28,8 @@ enum Act {
     DeleteElsewhere,
     Backup,
     Collect,
+    /// Looks for bytes without a record.
+    Sweep,
     Tidy,
     /// A second push, given up after these steps.
     PushCut(usize),
@@ -40,6 +43,8 @@ enum Before {
     Pushed,
     /// It was there: its blobs are old candidates.
     Garbage,
+    /// Its blobs are there, and no record speaks of them.
+    Orphans,
 }
 
 async fn act(world: &World, act: Act, backups: &mut Vec<Backup>) {
@@ -64,6 +69,7 @@ async fn act(world: &World, act: Act, backups: &mut Vec<Backup>) {
         }
         Act::Backup => backups.push(world.begin_backup().await),
         Act::Collect => world.collect().await,
+        Act::Sweep => world.sweep().await,
         Act::Tidy => world.tidy().await,
     }
 }
@@ -76,19 +82,24 @@ async fn acts(world: &World, acts: &[Act]) -> Vec<Backup> {
     backups
 }
 
-/// Runs `first` up to its step number `step`, then all of `second`, then the rest of `first`. Should `second` have to wait
-/// for `first`, they go on together. `false` when `first` has no such step.
-async fn between<A, B>(gate: &Gate, first: A, second: B) -> (A::Output, Option<B::Output>)
+/// Runs `first` up to where it stops, then all of `second`, then the rest of `first`. Should `second` have to wait
+/// for `first`, they go on together. `false` when `first` does not stop.
+async fn between<A, B>(
+    is_waiting: impl Fn() -> bool,
+    open: impl FnOnce(),
+    first: A,
+    second: B,
+) -> (A::Output, Option<B::Output>)
 where
     A: Future,
     B: Future,
 {
     let (mut first, mut second) = (pin!(first), pin!(second));
-    if let Some(output) = gate.reached(first.as_mut()).await {
+    if let Some(output) = until(first.as_mut(), is_waiting).await {
         return (output, None);
     }
     let mut done = polls(second.as_mut(), 3000).await;
-    gate.open();
+    open();
     if done.is_none() {
         let (output, other) = tokio::join!(first, second);
         return (output, Some(other));
@@ -96,35 +107,72 @@ where
     (first.await, done.take())
 }
 
-/// All gaps of `first`.
+/// A world as it is before.
+async fn world_before(operations_max: usize, before: Before) -> World {
+    let clock = clock();
+    let store = engine(operations_max, &clock);
+    let world = World::new(store, clock, (2, false), 1).await;
+    match before {
+        Before::Nothing => {}
+        Before::Pushed => drop(acts(&world, &[Act::Push]).await),
+        Before::Garbage => drop(acts(&world, &[Act::Push, Act::Delete]).await),
+        Before::Orphans => world.orphan(0).await,
+    }
+    world.clock.advance(2 * GRACE);
+    world
+}
+
+/// What must hold afterwards.
+async fn well_after(world: &World, backups: Vec<Backup>, what: &str) {
+    world.check().await;
+    // What the collector was kept from it now does.
+    world.clock.advance(2 * GRACE);
+    world.tidy().await;
+    world.collect().await;
+    world.check().await;
+    for backup in backups {
+        world.end_backup(backup).await;
+    }
+    world.drain(what).await;
+}
+
+/// All gaps of `first` between two operations of the store.
 async fn every_gap(operations_max: usize, before: Before, first: Act, second: &[Act]) {
     for step in 1.. {
         let what = format!("{before:?}: {second:?} before step {step} of {first:?}");
-        let clock = clock();
-        let store = engine(operations_max, &clock);
-        let world = World::new(store.clone(), clock, (2, false), 1).await;
-        match before {
-            Before::Nothing => {}
-            Before::Pushed => drop(acts(&world, &[Act::Push]).await),
-            Before::Garbage => drop(acts(&world, &[Act::Push, Act::Delete]).await),
-        }
-        world.clock.advance(2 * GRACE);
+        let world = world_before(operations_max, before).await;
         let gate = Gate::at(step);
-        let gated = world.through(gate.before(store));
-        let (mut backups, others) =
-            between(&gate, acts(&gated, &[first]), acts(&world, second)).await;
+        let gated = world.through(gate.before(world.catalog.store().clone()));
+        let (mut backups, others) = between(
+            || gate.is_waiting(),
+            || gate.open(),
+            acts(&gated, &[first]),
+            acts(&world, second),
+        )
+        .await;
         let Some(others) = others else { return };
         backups.extend(others);
-        world.check().await;
-        // What the collector was kept from it now does.
-        world.clock.advance(2 * GRACE);
-        world.tidy().await;
-        world.collect().await;
-        world.check().await;
-        for backup in backups {
-            world.end_backup(backup).await;
-        }
-        world.drain(&what).await;
+        well_after(&world, backups, &what).await;
+    }
+}
+
+/// All gaps of `first` between two operations of the disk.
+async fn every_stall(before: Before, first: Act, second: &[Act]) {
+    for step in 1.. {
+        let what = format!("{before:?}: {second:?} before {first:?} does step {step} on the disk");
+        let world = world_before(OPERATIONS_USUAL, before).await;
+        let (stall, blobs) = Stall::before(step, &world.disk).await;
+        let stalled = world.through(world.catalog.store().clone()).with_blobs(blobs);
+        let (mut backups, others) = between(
+            || stall.is_waiting(),
+            || stall.open(),
+            acts(&stalled, &[first]),
+            acts(&world, second),
+        )
+        .await;
+        let Some(others) = others else { return };
+        backups.extend(others);
+        well_after(&world, backups, &what).await;
     }
 }
 
@@ -144,6 +192,48 @@ async fn of_the_collector() {
         }
         every_gap(operations_max, Before::Pushed, Collect, &[Backup, Delete]).await;
     }
+}
+
+/// Another collector goes on where the first stands still, somebody pushes what it removed, and the first wakes up.
+#[tokio::test]
+async fn of_a_collector_that_another_takes_the_work_over_from() {
+    use Act::*;
+    let others: [&[Act]; 4] = [
+        &[Collect, Push],
+        &[Collect, Push, Collect],
+        &[Collect, Sweep, PushElsewhere, Tidy],
+        &[Push, Collect, Sweep],
+    ];
+    for second in others {
+        every_gap(OPERATIONS_USUAL, Before::Garbage, Collect, second).await;
+        every_stall(Before::Garbage, Collect, second).await;
+    }
+    every_gap(OPERATIONS_FEW, Before::Garbage, Collect, &[Collect, Push]).await;
+}
+
+#[tokio::test]
+async fn of_a_sweep() {
+    use Act::*;
+    let others: [&[Act]; 4] =
+        [&[Push], &[Sweep, Push], &[Collect, Push, Sweep], &[Push, Delete, Push]];
+    for second in others {
+        every_gap(OPERATIONS_USUAL, Before::Orphans, Sweep, second).await;
+        every_stall(Before::Orphans, Sweep, second).await;
+    }
+}
+
+/// Bytes that were published are swept before the commit that should have followed.
+#[tokio::test]
+async fn of_a_push_beside_a_sweep() {
+    use Act::*;
+    let others: [&[Act]; 2] = [&[Sweep], &[Sweep, Tidy, Collect]];
+    for second in others {
+        for before in [Before::Nothing, Before::Orphans] {
+            every_gap(OPERATIONS_USUAL, before, Push, second).await;
+            every_stall(before, Push, second).await;
+        }
+    }
+    every_gap(OPERATIONS_USUAL, Before::Garbage, Push, &[Sweep, Collect]).await;
 }
 
 #[tokio::test]

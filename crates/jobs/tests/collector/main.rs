@@ -3,5 +3,6 @@
 
 mod interleaved;
 mod pausing;
+mod stalling;
 mod storm;
 mod world;

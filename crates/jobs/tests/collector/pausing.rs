@@ -40,6 +40,22 @@ pub(crate) async fn polls<F: Future>(mut future: Pin<&mut F>, steps: usize) -> O
     cut(std::future::poll_fn(move |context| future.as_mut().poll(context)), steps).await
 }
 
+/// Runs a future until it ends, or something is so (`None`).
+pub(crate) async fn until<F: Future>(
+    mut future: Pin<&mut F>,
+    is_so: impl Fn() -> bool,
+) -> Option<F::Output> {
+    std::future::poll_fn(move |context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if is_so() => Poll::Ready(None),
+        Poll::Pending => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
+}
+
 /// Stops whoever uses its store before one of the operations.
 pub(crate) struct Gate(Arc<GateState>);
 
@@ -63,14 +79,9 @@ impl Gate {
         Arc::new(Slowed { inner, how: How::Gate(self.0.clone()) })
     }
 
-    /// Runs a future until it waits at the gate (`None`) or ends.
-    pub(crate) async fn reached<F: Future>(&self, mut future: Pin<&mut F>) -> Option<F::Output> {
-        std::future::poll_fn(move |context| match future.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if self.0.is_waiting.load(Relaxed) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        })
-        .await
+    /// Whether somebody waits at it.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.0.is_waiting.load(Relaxed)
     }
 
     /// Lets it go on.

@@ -72,7 +72,12 @@ async fn storm(operations_max: usize, seed: u64) {
     // Every seventh removal fails, as on a disk with a bad sector.
     let mut removals = 0_u32;
     world.disk.on_operation(move |operation| {
-        if operation.kind == OperationKind::RemoveFile && operation.path.ends_with("data") {
+        let removes = match operation.kind {
+            OperationKind::RemoveFile => operation.path.starts_with("removed/"),
+            OperationKind::Rename => operation.path.ends_with("/data"),
+            _ => false,
+        };
+        if removes {
             removals += 1;
             if removals.is_multiple_of(7) {
                 return Verdict::Fail(std::io::ErrorKind::Other);
@@ -96,8 +101,10 @@ async fn storm(operations_max: usize, seed: u64) {
     while !tasks.iter().all(tokio::task::JoinHandle::is_finished) {
         // A run that is given up anywhere is the crash of a collector: the next one goes on.
         match turns % 4 {
-            0 => world.collect().await,
+            // Two at once: neither knows of the other.
+            0 => drop(tokio::join!(world.collect(), world.collect())),
             1 => world.tidy().await,
+            2 if turns.is_multiple_of(3) => drop(tokio::join!(world.collect(), world.sweep())),
             _ => drop(cut(world.collect(), turns as usize * 7 % 300).await),
         }
         world.clock.advance(GRACE / 10);

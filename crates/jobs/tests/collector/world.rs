@@ -140,6 +140,25 @@ impl World {
         }
     }
 
+    /// The same world, whose blobs are reached in another way.
+    pub(crate) fn with_blobs(self, blobs: SharedBlobs) -> Self {
+        Self { blobs, ..self }
+    }
+
+    /// Bytes of all of an image's blobs without a record, as a push leaves them that was cut off.
+    pub(crate) async fn orphan(&self, which: usize) {
+        for bytes in &self.image(which).blobs {
+            let stored = self.blobs.put(&Digest::of(bytes), None, body(bytes.clone())).await;
+            stored.expect("stored");
+        }
+    }
+
+    /// Looks for bytes without a record; all are old enough.
+    pub(crate) async fn sweep(&self) {
+        let swept = sweep(&self.catalog, &*self.blobs, Duration::ZERO, false).await;
+        assert!(matches!(swept, Ok(_) | Err(JobError::Blobs(_))), "{swept:?}");
+    }
+
     pub(crate) async fn create(&self, name: &str) -> Repository {
         let random = self.catalog.random();
         let repository = Repository {
@@ -179,10 +198,11 @@ impl World {
                 LinkCheck::Present { modified, .. } => {
                     self.catalog.link_blob(repository, &digest, modified, Transaction::new()).await
                 }
-                LinkCheck::Absent => {
+                LinkCheck::Absent { removed } => {
                     self.blobs.put(&digest, None, body(bytes.clone())).await.expect("stored");
                     let size = bytes.len() as u64;
-                    self.catalog.link_new_blob(repository, &digest, size, Transaction::new()).await
+                    let new = Transaction::new();
+                    self.catalog.link_new_blob(repository, &digest, size, removed, new).await
                 }
             };
             if linked.expect("commits") {
@@ -318,6 +338,11 @@ impl World {
         sweep(&self.catalog, &*self.blobs, Duration::ZERO, false).await.expect("sweeps");
         let left = self.blobs.list(None, 100).await.expect("lists");
         assert!(left.is_empty(), "{what}: {} blobs stay for ever", left.len());
+        let files: Vec<_> = self.disk.files().into_iter().map(|(path, _)| path).collect();
+        assert!(files.is_empty(), "{what}: {files:?} stay for ever");
+        // What was removed is remembered for a while.
+        self.clock.advance(Duration::from_secs(2 * 3600));
+        self.tidy().await;
         let kinds = [
             Kind::Blob,
             Kind::Candidate,

@@ -181,11 +181,11 @@ impl World {
                         .link_blob(&repository.id, &digest, modified, Transaction::new())
                         .await
                 }
-                LinkCheck::Absent => {
+                LinkCheck::Absent { removed } => {
                     self.blobs.put(&digest, None, body(content.clone())).await.unwrap();
                     let size = content.len() as u64;
                     self.catalog
-                        .link_new_blob(&repository.id, &digest, size, Transaction::new())
+                        .link_new_blob(&repository.id, &digest, size, removed, Transaction::new())
                         .await
                 }
             };
