@@ -129,6 +129,21 @@ serve 2
 ok "it comes back" wait_for 30 is_well 2
 same "and knows what it missed" "$image" "$(digest_at 2 without-two)"
 
+# It starts before its share is mounted: an empty folder is there instead.
+kill_machine 2
+unmounted() { on 2 sh -c "mount -t tmpfs none '$shared' && exec setsid '$dtr' serve --detached --data-dir '$(folder 2)'" >>"$(folder 2)/dtr.log" 2>&1 & }
+unmounted
+says() { curl -sk --max-time 10 "$(url "$1")/_ping" | grep -q "$2"; }
+ok "one that starts before its share is mounted says so" wait_for 30 says 2 "the share is not mounted"
+same "and takes no push" 503 "$(code -X POST "$(url 2)/v2/admin/app/blobs/uploads/")"
+same "what a tag is it knows" "$image" "$(digest_at 2 first)"
+tells_of_its_storage() { status 1 | jq -e --arg id "$(id 2)" '.replica_health[$id]' | grep -q "not mounted"; }
+ok "the others know of it" wait_for 40 tells_of_its_storage
+ok "and take pushes" push 1 beside-the-unmounted
+kill_machine 2
+serve 2
+ok "mounted, it is well" wait_for 30 is_well 2
+
 cut_off 3
 ok "one is cut off: pushes go on" push 1 without-three
 alone() { on 3 curl -sk -o /dev/null -w '%{http_code}' -u "admin:$password" -X POST "$(url 3)/v2/admin/app/blobs/uploads/" | grep -q 503; }

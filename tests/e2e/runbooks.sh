@@ -97,6 +97,16 @@ on 4 setsid dtr serve --detached --data-dir "$(folder 4)" >>"$WORK/4/log" 2>&1 &
 ok "one of the others comes up again, and waits" wait_for 30 sh -c "curl -sk $(url 4)/_ping | grep -q 'waiting for a majority'"
 same "it serves nothing" 503 "$(api -o /dev/null -w '%{http_code}' "$(url 4)/v2/")"
 same "the survivor is still alone" 1 "$(voters 1)"
+# With another of them it is the majority of what they were. The storage is the survivor's.
+on 3 setsid dtr serve --detached --data-dir "$(folder 3)" >>"$WORK/3/log" 2>&1 &
+for n in 3 4; do
+    ok "two of the others come up: $n knows that the storage is another's" wait_for 60 sh -c "curl -sk $(url "$n")/_ping | grep -q 'has taken it over'"
+    same "it takes no push" 503 "$(api -o /dev/null -w '%{http_code}' -X POST "$(url "$n")/v2/admin/app/blobs/uploads/")"
+    same "nor any other change" 503 "$(api -o /dev/null -w '%{http_code}' "$(url "$n")/api/v0/repositories/admin" -H 'content-type: application/json' -d '{"name":"late"}')"
+    refused "and collects nothing" "has taken it over" dtr gc --run --data-dir "$(folder "$n")"
+    ok "its log says so" grep -q 'has taken it over' "$WORK/$n/log"
+done
+ok "the survivor is well" is_well 1
 for n in 3 4; do
     ok "what machine $n has is destroyed" typed "$n" destroy
     ok "it joins" joins "$n" 1

@@ -129,6 +129,9 @@ pub enum RecoveryError {
         /// What happened.
         source: BlobError,
     },
+    /// The blob storage could not be taken over from the cluster that had it.
+    #[error("the blob storage cannot be taken over: {0}")]
+    Storage(BlobError),
     /// The identity service failed.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -174,6 +177,7 @@ impl RecoveryError {
             Self::Refused(_) => Exit::Refused,
             Self::Catalog(_)
             | Self::Blob { .. }
+            | Self::Storage(_)
             | Self::Identity(_)
             | Self::NotInstalled
             | Self::HoldLost

@@ -22,9 +22,10 @@ use dtr_transport::pki::{PkiError, SubjectNames};
 use dtr_types::{AccountName, Clock as _, ClusterId, ReplicaId, Secret, SystemClock, SystemRandom};
 
 use crate::{
-    AssetError, ConfigError, DataDir, JoinError, Metadata, OpenError, ReplicaConfig, StorageConfig,
-    StoreConfig, StoreOptions, UserCertificate, assets,
+    AssetError, ConfigError, DataDir, JoinError, MarkError, Metadata, OpenError, ReplicaConfig,
+    StorageConfig, StoreConfig, StoreOptions, UserCertificate, assets,
     cluster::Founding,
+    mark::Place,
     storage::{check_storage, open_storage},
 };
 
@@ -168,6 +169,9 @@ pub enum InstallError {
     /// The link to the other replicas cannot be made.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The blob storage is another registry's.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
     /// Networks of trusted proxies.
     #[error(transparent)]
     Proxies(#[from] dtr_transport::NetworkError),
@@ -485,7 +489,9 @@ async fn fill(
     identity: &IdentityOptions,
     founded: Founded,
 ) -> Result<(), InstallError> {
-    open_storage(dir, &config.storage).await?;
+    let blobs = open_storage(dir, &config.storage).await?;
+    let place = Place { dir, storage: &config.storage, cluster: &founded.cluster };
+    place.unused(&blobs).await?;
     founded.founding.write(dir)?;
     let metadata = Metadata::open(dir, config).await?;
     let catalog = metadata.catalog.clone();
@@ -514,8 +520,9 @@ async fn fill(
         }
     };
     config.save(dir)?;
+    place.begin(&catalog, &blobs).await?;
     let cluster = ClusterRecord {
-        id: founded.cluster,
+        id: founded.cluster.clone(),
         data_format: DATA_FORMAT,
         created_at: catalog.now(),
         created_by: env!("CARGO_PKG_VERSION").to_owned(),

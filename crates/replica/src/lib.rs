@@ -8,12 +8,14 @@ mod assets;
 mod cluster;
 mod config;
 mod data_dir;
+mod fence;
 mod follow;
 mod front;
 mod health;
 mod heartbeat;
 mod install;
 mod lifecycle;
+mod mark;
 mod metadata;
 mod nfs;
 mod repair;
@@ -32,6 +34,7 @@ pub use lifecycle::{
     DestroyError, DestroyPlan, OfflineError, backup_offline, destroy, is_ready, ping, plan_destroy,
     running, start, stop,
 };
+pub use mark::{MarkError, check_copy};
 pub use metadata::{Metadata, OpenError};
 pub use nfs::{NfsShare, ShareError};
 pub use repair::{Alone, RepairError, repair, survey};

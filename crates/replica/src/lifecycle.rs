@@ -15,12 +15,18 @@ const STOP_MAX: Duration = Duration::from_secs(90);
 /// The data directory whose replica runs as a unit of systemd.
 const UNIT_ROOT: &str = "/var/lib/dtr";
 
-fn unit(program: &std::path::Path) -> systemd::Unit {
+fn unit(dir: &DataDir, program: &std::path::Path) -> systemd::Unit {
     let program = program.display().to_string();
+    // A share that is named by its address is mounted by the replica itself.
+    let mounts = match ReplicaConfig::load(dir).map(|config| config.storage) {
+        Ok(StorageConfig::Filesystem { root: Some(root) }) => vec![root],
+        _ => Vec::new(),
+    };
     systemd::Unit {
         name: "dtr".to_owned(),
         description: "DTR, the container registry".to_owned(),
         command: vec![program, "serve".to_owned(), "--data-dir".to_owned(), UNIT_ROOT.to_owned()],
+        mounts,
     }
 }
 
@@ -31,7 +37,7 @@ fn unit(program: &std::path::Path) -> systemd::Unit {
 pub async fn start(dir: &DataDir, program: PathBuf) -> Result<String, ServiceError> {
     let root = dir.root();
     if systemd::is_available() && root == std::path::Path::new(UNIT_ROOT) {
-        let unit = unit(&program);
+        let unit = unit(dir, &program);
         tokio::task::spawn_blocking(move || unit.start()).await.map_err(|error| {
             ServiceError::Failed { program: "systemctl".to_owned(), message: error.to_string() }
         })??;
@@ -173,7 +179,7 @@ pub async fn destroy(plan: &DestroyPlan) -> Result<(), DestroyError> {
     let mut files = plan.files.clone();
     files.sort_by_key(|path| path.ends_with("store.redb") || path.ends_with("replica.json"));
     if let Some(root) = &plan.storage {
-        for part in ["docker", "uploads"] {
+        for part in ["docker", "uploads", "removed", "dtr-storage.json"] {
             remove(&root.join(part))?;
         }
     }

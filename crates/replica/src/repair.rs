@@ -10,7 +10,7 @@ use dtr_store::{SharedStore, StoreError, Transaction};
 use dtr_transport::pki::PkiError;
 use dtr_types::{Clock as _, ReplicaId, Revision, SystemClock, SystemRandom, Timestamp};
 
-use crate::{ConfigError, DataDir, ReplicaConfig, StoreConfig};
+use crate::{ConfigError, DataDir, ReplicaConfig, StoreConfig, mark::Place};
 
 /// How long the member may take to answer after its start.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -39,6 +39,9 @@ pub enum RepairError {
     /// Its certificates.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// Its blob storage, which the others must leave alone from now on.
+    #[error(transparent)]
+    Storage(#[from] crate::MarkError),
     /// Its files.
     #[error("the files of this replica's etcd cannot be copied or written: {0}")]
     Files(#[from] std::io::Error),
@@ -141,6 +144,11 @@ async fn go_alone(
 ) -> Result<Revision, RepairError> {
     engine.ready(ANSWER_MAX).await?;
     let catalog = catalog(engine);
+    // First of all: without its content the survivor is of no use, and the others may still run.
+    if let Some(cluster) = catalog.cluster().await? {
+        let place = Place { dir, storage: &config.storage, cluster: &cluster.id };
+        place.take_over(&catalog).await?;
+    }
     // Who was to restart beside others is alone now.
     let mut gone = Transaction::new().delete(keys::restart());
     for other in &alone.others {

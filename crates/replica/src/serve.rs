@@ -20,7 +20,7 @@ use axum::{
 };
 use dtr_access::{Access, LocalAdmin};
 use dtr_api::ApiState;
-use dtr_blobs::{BlobError, SharedBlobs};
+use dtr_blobs::{MarkedStorage, SharedBlobs};
 use dtr_catalog::{
     Catalog, CatalogError,
     records::{ClusterRecord, DATA_FORMAT, IdentitySource},
@@ -40,14 +40,14 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::{
-    AssetError, ConfigError, DataDir, ReplicaConfig, StoreConfig, assets,
+    AssetError, ConfigError, DataDir, MarkError, ReplicaConfig, StoreConfig, assets, fence,
     follow::{self, Directory, Follower},
     front::Doors,
     health::Health,
     heartbeat,
+    mark::Place,
     metadata::{Metadata, OpenError},
     restart::{self, Restarter},
-    storage::open_storage,
     upkeep::{self, MembersUpkeep},
 };
 
@@ -72,7 +72,7 @@ pub enum ServeError {
     Catalog(#[from] CatalogError),
     /// Its blob storage.
     #[error(transparent)]
-    Storage(#[from] BlobError),
+    Storage(#[from] MarkError),
     /// The store has no cluster in it: an installation or a restore was cut off.
     #[error(
         "the installation or restore in {0} was not finished; run the restore again, or \"dtr destroy\" it and install again"
@@ -167,13 +167,15 @@ async fn understood(
     catalog: &Catalog,
     dir: &DataDir,
     config: &ReplicaConfig,
-) -> Result<(ClusterRecord, SharedBlobs), ServeError> {
+) -> Result<(ClusterRecord, Arc<MarkedStorage>), ServeError> {
     let cluster = catalog.cluster().await?;
     let cluster = cluster.ok_or_else(|| ServeError::Unfinished(dir.root().to_owned()))?;
     if cluster.data_format > DATA_FORMAT {
         return Err(ServeError::Newer { found: cluster.data_format, known: DATA_FORMAT });
     }
-    Ok((cluster, open_storage(dir, &config.storage).await?))
+    let place = Place { dir, storage: &config.storage, cluster: &cluster.id };
+    let blobs = place.open(catalog, &config.id).await?;
+    Ok((cluster, blobs))
 }
 
 /// Who says who is who.
@@ -352,7 +354,8 @@ impl Start {
 
     async fn parts(&self, catalog: &Catalog, engine: Option<&Engine>) -> Result<Parts, ServeError> {
         let (dir, config) = (&self.dir, &self.config);
-        let (cluster, blobs) = understood(catalog, dir, config).await?;
+        let (cluster, marked) = understood(catalog, dir, config).await?;
+        let blobs: SharedBlobs = Arc::clone(&marked) as _;
         let Who { identity: who, built_in, remote } = identity(catalog, &cluster).await?;
         let settings = catalog.settings().await?;
         let access = Access::new(catalog.clone(), Arc::clone(&who)).await?;
@@ -386,6 +389,7 @@ impl Start {
             here.tell(catalog, config).await?;
             directory = Some(here);
         }
+        let router = fence::around(router, &marked);
         let names = follow::names(config, &settings.dtr_host)?;
         let certificate = assets::web_certificate(catalog, &names).await?;
         self.doors.tls.exchange(&certificate)?;

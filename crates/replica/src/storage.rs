@@ -29,10 +29,32 @@ pub async fn open_storage(
     }
 }
 
+/// Opens the blob storage of a replica for a look: nothing is made, tried or written.
+///
+/// # Errors
+/// [`BlobError::Unsuitable`].
+pub(crate) async fn look_at_storage(
+    dir: &DataDir,
+    storage: &StorageConfig,
+) -> Result<SharedBlobs, BlobError> {
+    let folder = match storage {
+        StorageConfig::Filesystem { root } => root.clone().unwrap_or_else(|| dir.default_storage()),
+        StorageConfig::S3(settings) => return Ok(Arc::new(open_bucket(settings)?)),
+        StorageConfig::Nfs { url } => {
+            url.mount(&dir.nfs()).await?;
+            dir.nfs()
+        }
+    };
+    Ok(Arc::new(FileStorage::unprepared(folder, options())))
+}
+
+fn options() -> dtr_blobs::Options {
+    dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom))
+}
+
 /// Opens a storage in a folder, which is made if need be.
 pub(crate) async fn open_folder(root: &Path) -> Result<SharedBlobs, BlobError> {
-    let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
-    Ok(Arc::new(FileStorage::open(root, options).await?))
+    Ok(Arc::new(FileStorage::open(root, options()).await?))
 }
 
 /// The place, for messages.

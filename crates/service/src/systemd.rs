@@ -20,6 +20,8 @@ pub struct Unit {
     pub description: String,
     /// The program and its arguments; none of them has blanks at its ends or line breaks.
     pub command: Vec<String>,
+    /// Folders that must be mounted before it starts, if they are on a file system of their own.
+    pub mounts: Vec<PathBuf>,
 }
 
 /// Whether systemd runs this machine (the test of `sd_booted(3)`), and this user may add units.
@@ -37,8 +39,13 @@ impl Unit {
     /// itself. Units for machines that are set up by other means, which allow less: `deploy/systemd`.
     pub fn text(&self) -> String {
         let command: Vec<String> = self.command.iter().map(|word| quote(word)).collect();
+        let mounts: String = self
+            .mounts
+            .iter()
+            .map(|path| format!("RequiresMountsFor={}\n", quote(&path.display().to_string())))
+            .collect();
         format!(
-            "[Unit]\nDescription={}\nAfter=network-online.target\nWants=network-online.target\n\n\
+            "[Unit]\nDescription={}\nAfter=network-online.target\nWants=network-online.target\n{mounts}\n\
              [Service]\nType=notify\nExecStart={}\nRestart=on-failure\nRestartSec=2\nLimitNOFILE=65536\n\
              TimeoutStartSec=infinity\nKillMode=mixed\nTimeoutStopSec=60\n\n[Install]\nWantedBy=multi-user.target\n",
             self.description.replace(['\n', '%'], " "),
@@ -116,7 +123,13 @@ mod tests {
             command: ["/usr/bin/dtr", "serve", "--data-dir", "/srv/my $data 100%\"x\""]
                 .map(str::to_owned)
                 .to_vec(),
+            mounts: vec![PathBuf::from("/mnt/my images")],
         };
+        assert!(
+            unit.text().contains("\nRequiresMountsFor=\"/mnt/my images\"\n\n[Service]"),
+            "{}",
+            unit.text()
+        );
         let exec = "ExecStart=\"/usr/bin/dtr\" \"serve\" \"--data-dir\" \"/srv/my $$data 100%%\\\"x\\\"\"\n";
         assert!(unit.text().contains(exec), "{}", unit.text());
         assert_eq!(unit.path().to_str(), Some("/etc/systemd/system/dtr-a1640e1c15b6.service"));

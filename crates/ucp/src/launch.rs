@@ -21,6 +21,7 @@ pub(crate) async fn start(data_dir: &DataDir) -> anyhow::Result<String> {
             name: "ucp".to_owned(),
             description: "UCP, the identity service".to_owned(),
             command: command.map(|word| word.to_string_lossy().into_owned()).to_vec(),
+            mounts: Vec::new(),
         };
         tokio::task::spawn_blocking(move || unit.start()).await??;
         return Ok("started by systemd as ucp.service".to_owned());

@@ -66,8 +66,12 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
 /// When it does not stop in time.
 pub async fn stop(args: &DataDirArgs) -> anyhow::Result<()> {
     let data_dir = DataDir::new(&args.data_dir)?;
-    let unit =
-        systemd::Unit { name: "ucp".to_owned(), description: String::new(), command: Vec::new() };
+    let unit = systemd::Unit {
+        name: "ucp".to_owned(),
+        description: String::new(),
+        command: Vec::new(),
+        mounts: Vec::new(),
+    };
     if systemd::is_available()
         && data_dir.root() == std::path::Path::new("/var/lib/ucp")
         && unit.path().exists()

@@ -41,10 +41,18 @@ pub async fn run(args: ReconfigureArgs) -> Result<()> {
         (Some(config), Some(dir)) if args.etcd.is_given() => Some(given(dir, config, &args).await?),
         _ => None,
     };
-    if let Some(config) = &changed
-        && args.storage.is_given()
+    if let (Some(config), Some(dir)) = (&changed, dir)
+        && (args.storage.is_given() || args.dtr_use_default_storage)
     {
         dtr_replica::check_storage(&config.storage).await?;
+        let dir = DataDir::new(dir);
+        let now = ReplicaConfig::load(&dir)?;
+        if !is_same_place(&now.storage, &config.storage) {
+            dtr_replica::check_copy(&dir, &now.storage, &config.storage).await?;
+            if now.store != StoreConfig::Embedded {
+                nobody_pushes(&args).await?;
+            }
+        }
     }
     if shared {
         change_shared(&args).await?;
@@ -188,18 +196,50 @@ async fn given(dir: &Path, config: &ReplicaConfig, args: &ReconfigureArgs) -> Re
     Ok(etcd)
 }
 
+/// The same bucket and folder of it, by another key or certificate: nothing moves.
+fn is_same_place(now: &StorageConfig, new: &StorageConfig) -> bool {
+    match (now, new) {
+        (StorageConfig::S3(now), StorageConfig::S3(new)) => now.is_same_place(new),
+        _ => now == new,
+    }
+}
+
+/// Refuses a change of the storage while several replicas take pushes: what is pushed to one would be missing on another
+/// that uses the other storage.
+async fn nobody_pushes(args: &ReconfigureArgs) -> Result<()> {
+    connect::with(&args.connect, async |c| {
+        let status: Value = c
+            .api
+            .get("/api/v0/meta/cluster_status")
+            .await
+            .context("how many replicas there are cannot be found out")?;
+        let replicas = status["replica_readonly"].as_object();
+        let Some(replicas) = replicas.filter(|replicas| !replicas.is_empty()) else {
+            return Err(Failure::usage(
+                "how many replicas there are is not known without a majority of them: bring that back first",
+            ));
+        };
+        if replicas.len() > 1 && replicas.values().any(|read_only| read_only != &json!(true)) {
+            return Err(Failure::usage(format!(
+                "there are {} replicas: what is pushed through one that uses the one storage would be missing on another that \
+                 uses the other. Make the registry read-only first (the setting readOnlyRegistry), copy what came meanwhile, \
+                 do this on each replica, restart them, and make it writable again",
+                replicas.len()
+            )));
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// Where image content is from now on.
 fn storage(dir: &Path, now: &StorageConfig, args: &ReconfigureArgs) -> Result<StorageConfig> {
     let new = args.storage.config()?;
-    // The same bucket and folder of it, by another key or certificate: nothing moves.
-    let same = match (now, &new) {
-        (StorageConfig::S3(now), StorageConfig::S3(new)) => now.is_same_place(new),
-        _ => false,
-    };
-    if !args.storage_migrated && !same {
+    if !args.storage_migrated && !is_same_place(now, &new) {
         return Err(Failure::usage(
-            "another storage must already hold all blobs: copy the old one there (it may go on being used meanwhile; copy \
-             again after stopping the replica), then give --storage-migrated",
+            "another storage must already hold all blobs: copy the old one there with everything in it (it may go on being used \
+             meanwhile; copy again when nobody pushes any more: after stopping the replica, or where there are several, while \
+             the registry is read-only), then give --storage-migrated",
         ));
     }
     let folder = match &new {

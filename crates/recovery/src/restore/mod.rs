@@ -20,11 +20,11 @@ use dtr_catalog::{
     Catalog, CatalogError, RestoreStart,
     records::{
         CertificateRecord, ClusterRecord, DATA_FORMAT, IdentitySource, RestoreRecord, RestoredFrom,
-        Settings,
+        Settings, StorageRecord,
     },
 };
 use dtr_identity::{AccountRecords, Identity, ImportAnswer};
-use dtr_types::ClusterId;
+use dtr_types::{ClusterId, StorageMark};
 
 pub use owners::{OwnerMap, OwnerMapError, OwnerReport};
 pub use report::RestoreReport;
@@ -296,12 +296,21 @@ impl<'a> Job<'a> {
             return Ok(report);
         }
         owners.apply(&self.target.catalog).await?;
+        let cluster = ClusterId::random(self.target.catalog.random());
+        let former = self.take_storage(&cluster).await?;
         staging.publish().await?;
         report.blobs_missing_count = count;
         report.blobs_missing = loading.forget_missing().await?;
         report.blobs_restored = staging.published();
-        report.cluster = Some(self.switch(loading.cluster.take(), loading.settings.take()).await?);
+        self.switch(&cluster, loading.cluster.take(), loading.settings.take()).await?;
+        report.cluster = Some(cluster);
         report.advise(self);
+        if let Some(former) = former {
+            report.next.insert(0, format!(
+                "the blob storage was cluster {former}'s: should any replica of that still run, it writes nothing any more; \
+                 remove it with \"dtr destroy --keep-storage\""
+            ));
+        }
         if no_passwords {
             report.next.insert(
                 0,
@@ -312,12 +321,31 @@ impl<'a> Job<'a> {
         Ok(report)
     }
 
+    /// Takes the blob storage over: a cluster that had it neither writes to it nor removes anything from it from here on,
+    /// should it still run. Yields which that was. Last of all that may still be refused, for then that cluster goes on.
+    async fn take_storage(&self, cluster: &ClusterId) -> Result<Option<ClusterId>, RecoveryError> {
+        if self.options.product != Product::Dtr {
+            return Ok(None);
+        }
+        let (catalog, blobs) = (&self.target.catalog, &self.target.blobs);
+        let found = blobs.mark().await.map_err(RecoveryError::Storage)?;
+        let mark = match &found {
+            Some(found) => found.next(cluster, catalog.random()),
+            None => StorageMark::first(cluster, catalog.random()),
+        };
+        blobs.set_mark(&mark).await.map_err(RecoveryError::Storage)?;
+        blobs.put_back_all().await.map_err(RecoveryError::Storage)?;
+        catalog.put(&StorageRecord { mark, since: catalog.now() }).await?;
+        Ok(found.map(|found| found.cluster))
+    }
+
     /// Applies what was given on the command line, and makes the store a cluster.
     async fn switch(
         &self,
+        id: &ClusterId,
         from: Option<ClusterRecord>,
         settings: Option<Settings>,
-    ) -> Result<ClusterId, RecoveryError> {
+    ) -> Result<(), RecoveryError> {
         let catalog = &self.target.catalog;
         let now = catalog.now();
         for certificate in &self.options.certificates {
@@ -330,7 +358,7 @@ impl<'a> Job<'a> {
         let from = from.map(|cluster| cluster.identity);
         let identity = self.options.identity.clone().or(from).unwrap_or(IdentitySource::BuiltIn);
         let cluster = ClusterRecord {
-            id: ClusterId::random(catalog.random()),
+            id: id.clone(),
             data_format: DATA_FORMAT,
             created_at: now,
             created_by: self.options.version.clone(),
@@ -342,7 +370,6 @@ impl<'a> Job<'a> {
                 restored_at: now,
             }),
         };
-        catalog.finish_restore(&cluster, &settings).await?;
-        Ok(cluster.id)
+        Ok(catalog.finish_restore(&cluster, &settings).await?)
     }
 }
