@@ -13,7 +13,7 @@
 
 use bytes::Bytes;
 use dtr_store::{At, Transaction};
-use dtr_types::{Digest, RepositoryId, Revision};
+use dtr_types::{Digest, RepositoryId, Revision, UploadId};
 
 use crate::{
     Catalog, CatalogError, Kind, TransactionExt as _,
@@ -42,6 +42,11 @@ pub enum LinkCheck {
 }
 
 impl Catalog {
+    /// A hint that an upload is about to end as this blob.
+    pub async fn prefetch_upload(&self, upload: &UploadId, digest: &Digest) {
+        self.store().prefetch(&[keys::upload(upload).into(), keys::blob(digest).into()]).await;
+    }
+
     /// Reads what must be known before a blob is linked.
     pub async fn check_link(&self, digest: &Digest) -> Result<LinkCheck, CatalogError> {
         // The marker is read last: one that appears after the blob's record was read is then seen here, or makes

@@ -59,6 +59,18 @@ pub struct StoredManifest {
 }
 
 impl Catalog {
+    /// A hint that a manifest is about to be stored under these tags.
+    pub async fn prefetch_manifest(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+        tags: &[Tag],
+    ) {
+        let mut wanted = vec![keys::settings().into(), keys::manifest(repository, digest).into()];
+        wanted.extend(tags.iter().map(|tag| Bytes::from(keys::tag(repository, tag))));
+        self.store().prefetch(&wanted).await;
+    }
+
     /// A manifest's record.
     pub async fn get_manifest(
         &self,

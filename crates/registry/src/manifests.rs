@@ -168,6 +168,7 @@ pub(crate) async fn put(
         Reference::Tag(_) => Digest::with(Algorithm::Sha256, &body),
     };
     let manifest = Manifest::parse(content_type.as_deref(), &body)?;
+    registry.catalog.prefetch_manifest(&repository.id, &digest, &tags).await;
     check_sizes(registry, &repository, &manifest).await?;
     let put = PutManifest {
         repository: &repository,

@@ -506,6 +506,7 @@ pub(crate) async fn put(
     let repository = asked.repository(&name, Operation::Push).await?;
     asked.registry.writable().await?;
     let digest = digest_of(&Query::of(&request))?;
+    asked.registry.catalog.prefetch_upload(&id, &digest).await;
     session(asked, &repository, &id).await?;
     let writing = asked.registry.writers.begin(&id)?;
     let found = session(asked, &repository, &id).await?;

@@ -1,5 +1,5 @@
 //! Committing: a transaction of the store as one of etcd's, and what its answer says. How lost answers are settled is told
-//! in `slots`.
+//! in `slots`; which commits are sent together, in `group`.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How often a transaction is sent anew after its slot had moved, it was stopped by a fence, or its conflict had gone.
-const ATTEMPTS: usize = 8;
+pub(crate) const ATTEMPTS: usize = 8;
 /// What etcd adds to a request before it looks at its size.
 const ENVELOPE_BYTES: usize = 512;
 /// What a put takes beside its key and value: names and lengths of fields, four messages deep.
@@ -132,7 +132,19 @@ impl EtcdStore {
         // etcd tells the changes of a revision in the order of the operations.
         transaction.writes.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         check(&transaction, &self.limits)?;
-        let outcome = self.apply(&transaction).await;
+        self.apply_with_others(transaction).await
+    }
+
+    pub(crate) async fn apply_noted(
+        &self,
+        transaction: &Transaction,
+    ) -> Result<Outcome, StoreError> {
+        let outcome = self.apply(transaction).await;
+        self.note(outcome)
+    }
+
+    /// Remembers for later reads what a commit was answered with.
+    pub(crate) fn note(&self, outcome: Result<Outcome, StoreError>) -> Result<Outcome, StoreError> {
         match &outcome {
             Ok(Outcome::Committed(revision) | Outcome::Conflict { revision, .. }) => {
                 self.fresh.answered(*revision);
@@ -265,7 +277,11 @@ impl EtcdStore {
         }
     }
 
-    async fn send(&self, message: TxnRequest, deadline: Instant) -> Result<TxnResponse, Fault> {
+    pub(crate) async fn send(
+        &self,
+        message: TxnRequest,
+        deadline: Instant,
+    ) -> Result<TxnResponse, Fault> {
         let answer = std::marker::PhantomData;
         let call = Unary { method: method::TXN, message, leader: true, answer };
         self.client.run(&call, false, deadline).await
@@ -331,7 +347,7 @@ impl EtcdStore {
     }
 
     /// Reads a key's revisions.
-    fn look(&self, key: &[u8]) -> RequestOp {
+    pub(crate) fn look(&self, key: &[u8]) -> RequestOp {
         let key = self.keys.outside(key);
         let range = RangeRequest { key, limit: 1, keys_only: true, ..RangeRequest::default() };
         Request::Range(range).into()
@@ -379,7 +395,7 @@ impl EtcdStore {
         Ok(request)
     }
 
-    fn compare(&self, condition: &Condition) -> Compare {
+    pub(crate) fn compare(&self, condition: &Condition) -> Compare {
         let key = self.keys.outside(condition.key());
         let (result, target, value) = match condition {
             Condition::Absent(_) => (EQUAL, TARGET_CREATED, Target::Created(0)),
@@ -393,7 +409,7 @@ impl EtcdStore {
         Compare { result, target, key, value: Some(value) }
     }
 
-    fn write(&self, write: &Write) -> RequestOp {
+    pub(crate) fn write(&self, write: &Write) -> RequestOp {
         match write {
             Write::Put { key, value, lease } => Request::Put(PutRequest {
                 key: self.keys.outside(key),
@@ -458,12 +474,12 @@ pub(crate) async fn fence(client: &Client, slots: &Slots, slot: &Slot) -> Result
     })
 }
 
-fn number(revision: i64) -> Revision {
+pub(crate) fn number(revision: i64) -> Revision {
     Revision(u64::try_from(revision).unwrap_or(0))
 }
 
 /// The slot, which is read first when a transaction is refused.
-fn slot_read(answer: &TxnResponse) -> Option<&wire::KeyValue> {
+pub(crate) fn slot_read(answer: &TxnResponse) -> Option<&wire::KeyValue> {
     match answer.responses.first()?.response.as_ref()? {
         Response::Range(range) => range.kvs.first(),
         _ => None,
@@ -471,7 +487,7 @@ fn slot_read(answer: &TxnResponse) -> Option<&wire::KeyValue> {
 }
 
 /// The first condition that does not hold in what was read for each.
-fn first_failing(conditions: &[Condition], read: &[wire::ResponseOp]) -> Option<usize> {
+pub(crate) fn first_failing(conditions: &[Condition], read: &[wire::ResponseOp]) -> Option<usize> {
     conditions.iter().zip(read).position(|(condition, read)| {
         let found = match &read.response {
             Some(Response::Range(range)) => range.kvs.first(),

@@ -6,8 +6,8 @@
 //! starts an etcd of our own and watches over it.
 //!
 //! Files, in the order of a call: `client` (how long, what is tried next), `outlook` (which member, and whether there is any
-//! use in it), `line` and `connection` (one member), `wire` (messages), `fault`
-//! (what an error means); `commit` with `slots` (how lost answers are settled), `read` with `view` and `fresh` (how reads
+//! use in it), `line` and `connection` (one member), `wire` (messages), `fault` (what an error means); `commit` with `slots`
+//! (how lost answers are settled) and `group` (what is sent together), `read` with `view` and `fresh` (how reads
 //! share their round trips), `watch`.
 //!
 //! # What is ours in etcd
@@ -18,7 +18,8 @@
 //!
 //! # Where it differs from the embedded engine
 //! Revisions are etcd's: they are consecutive while one store uses the etcd and nothing goes wrong, but settling a lost
-//! answer takes a revision in which no key of the store changes, and so do other stores' commits.
+//! answer takes a revision in which no key of the store changes, and so do other stores' commits. Commits that do not touch
+//! each other may share one, see `group`; if none of such a group is applied, nothing changes in it.
 
 pub mod member;
 
@@ -27,6 +28,7 @@ mod commit;
 mod connection;
 mod fault;
 mod fresh;
+mod group;
 mod line;
 mod maintenance;
 mod members;
@@ -40,7 +42,7 @@ mod watch;
 mod wire;
 
 use std::{
-    sync::{Arc, atomic::AtomicU64, atomic::AtomicUsize, atomic::Ordering},
+    sync::{Arc, Weak, atomic::AtomicU64, atomic::AtomicUsize, atomic::Ordering},
     time::Duration,
 };
 
@@ -55,6 +57,7 @@ use client::{Client, KeepAlive};
 pub use connection::Timing;
 use fault::Fault;
 use fresh::Fresh;
+use group::Groups;
 pub use maintenance::{AdminError, Alarm, AlarmKind, Maintenance, MemberStatus, SnapshotStatus};
 pub use members::{MemberFacts, Members};
 pub use reach::{Reach, reach};
@@ -183,6 +186,7 @@ impl Options {
 pub struct EtcdStore {
     client: Arc<Client>,
     slots: Arc<Slots>,
+    groups: Groups,
     limits: Limits,
     request_bytes_max: usize,
     txn_operations_max: usize,
@@ -198,6 +202,8 @@ pub struct EtcdStore {
     feeds: Feeds,
     /// Closed with the store.
     open: tokio::sync::watch::Sender<()>,
+    /// For what goes on when the caller has gone.
+    me: Weak<Self>,
 }
 
 /// Where the keys of the store are in etcd.
@@ -285,7 +291,9 @@ impl EtcdStore {
             begun: Arc::default(),
             open: open.subscribe(),
         };
-        Ok(Arc::new(Self {
+        Ok(Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            groups: Groups::default(),
             index: Index::new(client.clone(), keys.clone()),
             view: View::new(options.view_bytes_max),
             fresh: Fresh::new(),
@@ -496,6 +504,12 @@ impl Store for EtcdStore {
 
     fn expect(&self, prefix: &[u8], what: Expect) {
         self.view.expect(prefix, what);
+    }
+
+    async fn prefetch(&self, keys: &[Bytes]) {
+        if let Err(error) = self.read_ahead(keys).await {
+            tracing::debug!(%error, "what is about to be read was not read together");
+        }
     }
 
     async fn status(&self) -> Result<Status, StoreError> {

@@ -11,6 +11,7 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use dtr_store::{At, KeyValue, Page, Range, StoreError, together};
 use dtr_types::Revision;
 
@@ -18,7 +19,7 @@ use crate::{
     EtcdStore,
     fault::Fault,
     view::{Answer, FEW},
-    wire::{self, RangeRequest, RangeResponse, method},
+    wire::{self, RangeRequest, RangeResponse, Request, Response, TxnRequest, TxnResponse, method},
 };
 
 /// A page ends here even when fewer items than asked for fit.
@@ -71,6 +72,41 @@ impl EtcdStore {
             },
             Answer::None => self.ask_one(key, At::Latest).await,
         }
+    }
+
+    /// Reads those of several keys that the view does not know, in one call, so that it knows them.
+    pub(crate) async fn read_ahead(&self, keys: &[Bytes]) -> Result<(), StoreError> {
+        if self.view.is_off() || together::is_as_known() {
+            return Ok(());
+        }
+        let confirmed = self.confirm().await?;
+        let mut unknown = Vec::new();
+        for key in keys.iter().filter(|key| self.view.few(key).is_none()) {
+            if let Answer::Unknown(one) = self.view.get(key, confirmed).await {
+                unknown.push((key, one));
+            }
+        }
+        // One alone is read as well when its time comes.
+        if unknown.len() < 2 {
+            return Ok(());
+        }
+        let read = unknown.iter().map(|(key, one)| RangeRequest {
+            key: self.keys.outside(key),
+            limit: 1,
+            revision: i64::try_from(one.at.0).unwrap_or(i64::MAX),
+            serializable: true,
+            ..RangeRequest::default()
+        });
+        let success = read.map(|range| Request::Range(range).into()).collect();
+        let request = TxnRequest { success, ..TxnRequest::default() };
+        let answer: TxnResponse = self.client.call_any(method::TXN, request).await?;
+        for ((key, one), response) in unknown.into_iter().zip(answer.responses) {
+            if let Some(Response::Range(found)) = response.response {
+                let items: Vec<_> = found.kvs.iter().map(|kv| self.keys.inside(kv)).collect();
+                one.is([key, &b"\0"[..]].concat().into(), &items);
+            }
+        }
+        Ok(())
     }
 
     /// One key of those below a prefix that are few: all of them are read, so that all of them are known.

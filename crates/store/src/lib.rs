@@ -60,7 +60,8 @@ pub trait Store: Send + Sync {
     ///
     /// A key may be written once in a transaction. A transaction without writes commits nothing and yields the latest
     /// revision; so does one whose writes only delete what is not there. Conditions are evaluated on the state before the
-    /// writes.
+    /// writes. Transactions that are on their way at the same time may share a revision, if none of them reads or writes what
+    /// another writes: nobody can tell in which order they came.
     ///
     /// # Errors
     /// [`StoreError::Unknown`] when the answer was lost: it may or may not be committed, reading settles it.
@@ -117,6 +118,12 @@ pub trait Store: Send + Sync {
     /// A hint to what the keys below `prefix` are like. It changes no answer.
     fn expect(&self, prefix: &[u8], what: Expect) {
         let _ = (prefix, what);
+    }
+
+    /// A hint that these keys are about to be read, at the latest revision: an engine for which each read costs a round trip
+    /// reads them in one. It changes no answer.
+    async fn prefetch(&self, keys: &[Bytes]) {
+        let _ = keys;
     }
 
     /// What the engine says of itself, for health and metrics.

@@ -103,6 +103,10 @@ impl Shared {
 
     async fn carry(self: Arc<Self>, client: TcpStream) {
         let mut generation = self.generation.subscribe();
+        // Accepted just before nobody was let in any more, and cut off just before it could be told so.
+        if self.refusing.load(Ordering::SeqCst) {
+            return;
+        }
         let Ok(server) = TcpStream::connect(self.target).await else { return };
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
@@ -120,10 +124,12 @@ impl Shared {
                 }
             }
         };
+        // What was cut says nothing more, whatever has come in meanwhile.
         tokio::select! {
+            biased;
+            _ = generation.changed() => {}
             _ = up => {}
             () = down => {}
-            _ = generation.changed() => {}
         }
     }
 }

@@ -86,6 +86,16 @@ pub async fn run(rig: &mut dyn Rig, seed: u64, steps: usize) {
     trial.compare_all(&rig.store(), steps).await;
 }
 
+/// Whether one of two transactions reads or writes what the other writes.
+fn meets(a: &Transaction, b: &Transaction) -> bool {
+    let writes = |t: &Transaction, key: &Bytes| t.writes.iter().any(|write| write.key() == key);
+    let touches = |t: &Transaction, key: &Bytes| {
+        writes(t, key) || t.conditions.iter().any(|condition| condition.key() == key)
+    };
+    a.writes.iter().any(|write| touches(b, write.key()))
+        || b.writes.iter().any(|write| touches(a, write.key()))
+}
+
 struct Trial {
     dice: Dice,
     model: Model,
@@ -288,22 +298,31 @@ impl Trial {
         assert!(after >= before, "{at}: went back from {before} to {after}");
         let mut there = Vec::new();
         for batch in replay(&store, before.next(), after).await {
-            let found =
-                flight.iter().find(|(name, ..)| batch.events.iter().any(|e| e.key == *name));
-            let Some((name, t, answer)) = found else { panic!("{at}: {batch:?} of nobody") };
+            let named = |name: &Bytes| batch.events.iter().any(|e| e.key == *name);
+            let found: Vec<_> = flight.iter().filter(|(name, ..)| named(name)).collect();
+            assert!(!found.is_empty(), "{at}: {batch:?} of nobody");
             if rig.skips_revisions() {
                 self.model.skip(Revision(batch.revision.0 - 1));
             }
-            let model = self.model.commit(t);
-            let expected = Outcome::Committed(batch.revision);
-            assert_eq!(model.ok(), Some(expected), "{at}: {name:?} against its conditions");
-            assert_eq!(self.model.changes(batch.revision), [batch], "{at}: torn");
-            match answer {
-                Ok(outcome) => assert_eq!(*outcome, expected, "{at}: {name:?}"),
-                Err(StoreError::Unknown { .. }) => {}
-                Err(refused) => panic!("{at}: {name:?} is there though refused: {refused}"),
+            // Those that share a revision are as one.
+            let mut all = Transaction::new();
+            for (name, t, _) in &found {
+                assert!(!meets(&all, t), "{at}: {name:?} meets another at {}", batch.revision);
+                all.conditions.extend(t.conditions.iter().cloned());
+                all.writes.extend(t.writes.iter().cloned());
             }
-            there.push(name.clone());
+            let model = self.model.commit(&all);
+            let expected = Outcome::Committed(batch.revision);
+            assert_eq!(model.ok(), Some(expected), "{at}: {found:?} against their conditions");
+            assert_eq!(self.model.changes(batch.revision), [batch], "{at}: torn");
+            for (name, _, answer) in found {
+                match answer {
+                    Ok(outcome) => assert_eq!(*outcome, expected, "{at}: {name:?}"),
+                    Err(StoreError::Unknown { .. }) => {}
+                    Err(refused) => panic!("{at}: {name:?} is there though refused: {refused}"),
+                }
+                there.push(name.clone());
+            }
         }
         for (name, _, answer) in &flight {
             if let Ok(Outcome::Committed(revision)) = answer {
