@@ -1,6 +1,6 @@
 //! Everything at one revision, as the lines of an archive: the catalog's half of a backup. Memory stays that of a page.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 use dtr_store::{At, KeyValue, Range, StoreExt as _, prefix_end};
@@ -33,6 +33,9 @@ pub struct Export {
 pub struct Cursor {
     after: Option<Bytes>,
     done: bool,
+    /// Manifests that were read and whose bytes are still to be; and whether they are the last.
+    ahead: VecDeque<KeyValue>,
+    last: bool,
     references: References,
 }
 
@@ -211,32 +214,36 @@ impl Export {
             parts: u32,
         }
         let kind = Kind::Manifest;
-        let items = self.page(kind, cursor, BODIES_MAX).await?;
-        let mut lines = Vec::with_capacity(items.len());
-        // The keys of the parts that are wanted, and which line each belongs to.
-        let mut names: Vec<&[u8]> = Vec::with_capacity(items.len());
-        let mut parts = Vec::with_capacity(items.len());
-        let mut bytes = 0;
-        for (index, kv) in items.iter().enumerate() {
+        // Records in large pages, their bytes in small ones: etcd 3.4 looks at each key from the beginning of a page to the
+        // end of all, however few of them it is asked for.
+        if cursor.ahead.is_empty() {
+            cursor.ahead = self.page(kind, cursor, 0).await?.into();
+            cursor.last = cursor.done;
+        }
+        let mut items: Vec<KeyValue> = Vec::new();
+        let (mut lines, mut parts, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(kv) = cursor.ahead.front() {
             let json = codec::json(kind, &kv.key, &kv.value)?;
             let sizes: Sizes = serde_json::from_slice(&json).map_err(|e| CatalogError::Record {
                 kind: kind.name(),
                 key: String::from_utf8_lossy(&kv.key).into_owned(),
                 reason: e.to_string(),
             })?;
-            if bytes > 0 && bytes + sizes.size > BODIES_BYTES {
-                cursor.after = items.get(index - 1).map(|kv| kv.key.clone());
-                cursor.done = false;
+            if bytes > 0 && (bytes + sizes.size > BODIES_BYTES || lines.len() == BODIES_MAX) {
                 break;
             }
-            bytes += sizes.size;
-            if self.is_gone(kind.prefix(), &kv.key) {
-                continue;
+            let gone = self.is_gone(kind.prefix(), &kv.key);
+            let kv = cursor.ahead.pop_front();
+            if !gone {
+                bytes += sizes.size;
+                lines.push(ManifestLine { json, size: sizes.size, packed: Vec::new() });
+                parts.push(sizes.parts);
+                items.extend(kv);
             }
-            lines.push(ManifestLine { json, size: sizes.size, packed: Vec::new() });
-            names.push(&kv.key[kind.prefix().len()..]);
-            parts.push(sizes.parts);
         }
+        cursor.done = cursor.last && cursor.ahead.is_empty();
+        // The keys of the parts that are wanted belong to the lines, one after the other.
+        let names: Vec<&[u8]> = items.iter().map(|kv| &kv.key[kind.prefix().len()..]).collect();
         let (Some(first), Some(last)) = (names.first(), names.last()) else { return Ok(lines) };
         let body = |name: &[u8]| [keys::MANIFEST_BODIES.as_bytes(), name, b"/"].concat();
         let mut start = Bytes::from(body(first));
