@@ -198,9 +198,9 @@ impl BlobStorage for MarkedStorage {
         self.inner.upload_append(id, at, hasher, body).await
     }
 
-    async fn upload_finish(&self, id: &UploadId, size: u64) -> Result<Staged, BlobError> {
+    async fn upload_finish(&self, id: &UploadId, whole: &Appended) -> Result<Staged, BlobError> {
         self.look(LOOK_AGAIN).await?;
-        self.inner.upload_finish(id, size).await
+        self.inner.upload_finish(id, whole).await
     }
 
     async fn upload_reopen(&self, id: &UploadId, at: u64) -> Result<(), BlobError> {
@@ -288,7 +288,7 @@ mod tests {
             let before = disk.files();
             let id = UploadId::random(&random);
             let new = Digest::of(b"new");
-            let staged = Staged { id: id.clone(), size: 0 };
+            let staged = Staged { id: id.clone(), size: 0, hash: Digest::of(b"") };
             let aside = Aside { digest, token: random.hex(8) };
             for refused in [
                 storage.upload_create(&id).await,

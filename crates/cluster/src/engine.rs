@@ -188,6 +188,7 @@ impl Engine {
             member: None,
             folder: Folder::new(""),
             quota: None,
+            apart: false,
         };
         engine.ready(VERIFY_MAX).await?;
         let failed = |source| EngineError::Store { endpoints: endpoints.join(", "), source };

@@ -18,6 +18,7 @@ use dtr_catalog::Catalog;
 use dtr_cluster::Cluster;
 use serde_json::json;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 /// How long an answer is used again: a check writes to the blob storage, and `/_ping` is open to everybody.
 const REMEMBERED: Duration = Duration::from_secs(2);
