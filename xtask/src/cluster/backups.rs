@@ -1,15 +1,15 @@
 //! Backups that are taken while all goes on: what each one shows, by its own records and by a registry that is restored
-//! from it.
+//! from it, which must have each of them and no other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -17,7 +17,7 @@ use super::{
     PASSWORD, REPOSITORY,
     clients::Log,
     history::{Act, Operation},
-    machines::{Machines, Which},
+    machines::{Machines, Which, run},
 };
 use crate::crash::{Dice, Wire};
 
@@ -27,6 +27,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const UP: Duration = Duration::from_secs(30);
 /// Backups at a time.
 const AT_ONCE: usize = 2;
+/// Entries of an archive whose records a restored registry has as they were: all but those that say where it lives.
+const RECORDS: [&str; 3] = ["*/metadata/*", "*/access/*", "*/identity/*"];
 
 /// One that was taken.
 pub struct Backup {
@@ -94,7 +96,7 @@ impl Backup {
             let arguments = ["-xOf", &file, "--wildcards", pattern].map(str::to_owned);
             async move {
                 let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-                super::machines::run("tar", &arguments).await
+                run("tar", &arguments).await
             }
         };
         let header: Value = serde_json::from_str(&tar("*/header.json").await?)?;
@@ -110,6 +112,11 @@ impl Backup {
             self.tags.insert(name.to_owned(), digest.to_owned());
         }
         Ok(())
+    }
+
+    /// Whether another, which began when this one had ended, shows a later moment.
+    pub fn comes_before(&self, other: &Self) -> bool {
+        self.ended >= other.began || self.revision <= other.revision
     }
 
     /// As an operation of the history: all tags, read at one moment between its begin and its end. One without a majority
@@ -160,6 +167,16 @@ impl Backup {
             ensure!(began.elapsed() < UP, "no answer");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        let again = self.file.with_extension("again.tar");
+        machines.backup(spare, &again).await.context("a backup of what was restored")?;
+        let (wanted, there) = (records(&self.file).await?, records(&again).await?);
+        for (ours, theirs, which) in
+            [(&wanted, &there, "is not there"), (&there, &wanted, "was not in the backup")]
+        {
+            if let Some(record) = ours.difference(theirs).next() {
+                bail!("a record {which}: {record}");
+            }
+        }
         let path = format!("/v2/{REPOSITORY}/tags/list");
         let there = wire.names(&path, "tags").await.map_err(anyhow::Error::msg)?;
         let mut there = there.unwrap_or_default();
@@ -177,6 +194,17 @@ impl Backup {
         }
         Ok(())
     }
+}
+
+/// The records in an archive, as they stand there.
+async fn records(archive: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let archive = archive.display().to_string();
+    let mut all = BTreeSet::new();
+    for pattern in RECORDS {
+        let lines = run("tar", &["-xOf", &archive, "--wildcards", pattern]).await?;
+        all.extend(lines.lines().map(str::to_owned));
+    }
+    Ok(all)
 }
 
 /// For a wire to the machine that is restored on.

@@ -171,6 +171,18 @@ async fn under_faults(
             wrong.push(format!("{}: {error:#}", backup.file.display()));
         }
     }
+    for backup in &backups {
+        let confirmed = |other: &&Backup| other.confirmed && backup.confirmed;
+        if let Some(other) = backups.iter().filter(confirmed).find(|b| !backup.comes_before(b)) {
+            wrong.push(format!(
+                "{} began when {} had ended, and has an earlier revision: {} and {}",
+                other.file.display(),
+                backup.file.display(),
+                other.revision,
+                backup.revision
+            ));
+        }
+    }
     let (operations, unanswered) = judge(&log, &backups, wrong).await;
     let (kept, lost) = compare(&log, wires, wrong).await;
     let restored = restore_some(options, machines, &backups, wrong).await?;

@@ -110,7 +110,7 @@ impl Docker {
         }
     }
 
-    /// An operation of docker's: each request of it is tried again.
+    /// An operation of docker's, tried again from its beginning.
     async fn try_all<T, F>(&self, what: &str, attempt: impl Fn() -> F) -> Option<T>
     where
         F: Future<Output = anyhow::Result<T>>,
