@@ -254,12 +254,20 @@ fn one_at_a_time(other: &str) -> String {
     format!("{other} is just joining, and one joins at a time: run this again when it votes")
 }
 
-/// Adds a learner, unless there is one: of two that were found harmless at the same moment etcd lets one in.
+/// Adds a learner, unless there is one: of two that were found harmless at the same moment etcd lets one in. It forgets the
+/// other change without a word when the first is still under way, so who has no answer looks.
 pub(crate) async fn add_learner(store: &EtcdStore, peer_url: &str) -> Result<(), ClusterError> {
-    match store.members().add_learner(peer_url).await {
+    let members = store.members();
+    let other = || ClusterError::refused(one_at_a_time("another replica"));
+    match members.add_learner(peer_url).await {
         Ok(_) => Ok(()),
-        Err(AdminError::TooManyLearners) => {
-            Err(ClusterError::refused(one_at_a_time("another replica")))
+        Err(AdminError::TooManyLearners) => Err(other()),
+        Err(error @ AdminError::Unknown { .. }) => {
+            let listed = members.list().await?;
+            if listed.iter().any(|member| member.peer_urls.iter().any(|url| url == peer_url)) {
+                return Ok(());
+            }
+            Err(if listed.iter().any(|member| member.learner) { other() } else { error.into() })
         }
         Err(error) => Err(error.into()),
     }

@@ -237,10 +237,8 @@ impl Keeper {
         let others = members.iter().filter(|m| m.name != name && !m.learner);
         let mut now: Vec<_> = others.flat_map(|m| m.client_urls.iter().cloned()).collect();
         now.sort();
-        if known.as_ref() != Some(&now) {
-            if (self.remember)(News::Endpoints(now.clone())) {
-                *known = Some(now);
-            }
+        if known.as_ref() != Some(&now) && (self.remember)(News::Endpoints(now.clone())) {
+            *known = Some(now);
         }
     }
 

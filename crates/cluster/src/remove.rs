@@ -69,6 +69,7 @@ impl Cluster {
                 there.join(", ")
             )));
         }
+        strike_restart(&self.catalog, id).await?;
         self.catalog.commit(Transaction::new().delete(keys::replica(id))).await?;
         known.retain(|known| known != id);
         Ok(known.len())
