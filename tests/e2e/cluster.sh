@@ -105,6 +105,22 @@ ok "each of them was" sh -c "grep -l 'restarted, and well' $(folder 1)/dtr.log $
 # shellcheck disable=SC2046
 same "an upgrade finds nothing to do then" 1 "$("$dtr" upgrade $(through 2) | grep -c 'format 1 already')"
 
+# One that is about to go when another dies stays, and goes when that one is back.
+restart() { api -f "$(url 1)/api/v0/cluster/restart" "$@"; }
+restarts() { grep -c 'restarted, and well' "$(folder "$1")/dtr.log"; }
+before=$(restarts 1)
+ok "one is to restart" restart -o /dev/null -H 'content-type: application/json' -d "{\"replicas\":[\"$(id 1)\"],\"drainSeconds\":6}"
+going() { curl -sk "$(url 1)/_ping" | grep -q 'about to .*restart'; }
+ok "it says so, and waits" wait_for 20 going
+kill_machine 3
+ok "as another dies meanwhile, it stays" wait_for 20 is_well 1
+ok "and says why" grep -q "is to restart, and waits: dtr-$(id 3)" "$(folder 1)/dtr.log"
+same "and has not restarted" "$before" "$(restarts 1)"
+serve 3
+again() { [ "$(restarts 1)" -gt "$before" ]; }
+ok "when that one is back, it does" wait_for 90 again
+for n in 1 2 3; do ok "and replica $n is well" wait_for 30 is_well "$n"; done
+
 # An upload is begun on one replica, goes on at the second and ends at the third, which never saw the bytes.
 head -c 3000000 /dev/urandom >"$WORK/blob"
 upload=$(api -i -X POST "$(url 1)/v2/admin/app/blobs/uploads/" | tr -d '\r' | sed -n 's/^[Ll]ocation: //p' | sed 's#^https://[^/]*##')
@@ -254,7 +270,6 @@ for n in 3 4; do ok "replica $n is well" wait_for 30 is_well "$n"; done
 # One that was let in is waited for.
 ok "one is let in that starts later" wait_for 20 prepare 5
 kill_machine 4
-restart() { api -f "$(url 1)/api/v0/cluster/restart" "$@"; }
 ok "another is to restart, and is lost" restart -o /dev/null -H 'content-type: application/json' -d "{\"replicas\":[\"$(id 4)\"],\"drainSeconds\":0}"
 ok "it is removed" wait_for 20 "$dtr" remove $(through 1) --replica-ids "$(id 4)"
 same "and nobody waits for its restart" '[]' "$(restart | jq -c .replicas)"

@@ -7,10 +7,12 @@ use dtr_catalog::{
     records::{CertificateRecord, ClusterRecord, DATA_FORMAT, IdentitySource, RestartRecord},
 };
 use dtr_cluster::{
-    Cluster, ClusterError, Engine, EtcdConfig, Folder, Identity, JoinRequest, MemberConfig,
+    Cluster, ClusterError, Ended, Engine, EtcdConfig, Folder, Founded, Identity, JoinRequest,
+    Keeper, MemberConfig,
 };
 use dtr_store::SharedStore;
 use dtr_types::{Clock as _, ClusterId, ReplicaId, SystemClock, SystemRandom};
+use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -23,11 +25,20 @@ fn id(text: &str) -> ReplicaId {
     text.parse().expect("an id")
 }
 
+fn founded(id: &ReplicaId) -> Founded {
+    Identity::found(id, "127.0.0.1", SystemClock.now()).expect("an identity")
+}
+
 /// The first replica, and its cluster.
 async fn first(root: &Path) -> (Engine, Cluster, Catalog) {
+    let (engine, cluster, catalog, _) = first_with_member(root).await;
+    (engine, cluster, catalog)
+}
+
+async fn first_with_member(root: &Path) -> (Engine, Cluster, Catalog, MemberConfig) {
     let here = id("000000000001");
     let folder = Folder::new(root.join("etcd"));
-    let founded = Identity::found(&here, "127.0.0.1", SystemClock.now()).expect("an identity");
+    let founded = founded(&here);
     folder.write(&founded.identity).expect("written");
     let member = MemberConfig {
         host: "127.0.0.1".to_owned(),
@@ -37,7 +48,7 @@ async fn first(root: &Path) -> (Engine, Cluster, Catalog) {
         token: "joining".to_owned(),
         quota_bytes: None,
     };
-    let config = EtcdConfig { member: Some(member), endpoints: Vec::new() };
+    let config = EtcdConfig { member: Some(member.clone()), endpoints: Vec::new() };
     let engine = Engine::open(&folder, &config, &here).await.expect("started");
     engine.ready(PATIENCE).await.expect("answers");
     let store: SharedStore = Arc::clone(engine.store()) as _;
@@ -58,7 +69,7 @@ async fn first(root: &Path) -> (Engine, Cluster, Catalog) {
     let blobs = dtr_blobs::FileStorage::open(&root.join("blobs"), options).await;
     let blobs = Arc::new(blobs.expect("a storage"));
     let cluster = Cluster::new(catalog.clone(), blobs, &engine, here);
-    (engine, cluster, catalog)
+    (engine, cluster, catalog, member)
 }
 
 fn request(who: &str) -> JoinRequest {
@@ -155,5 +166,41 @@ async fn all_that_was_given_is_taken_back() {
     let revoked: Vec<_> = revoked.into_iter().map(|record| record.certificate).collect();
     assert!(given.iter().all(|one| revoked.contains(one)), "{} of 3", revoked.len());
     assert!(certificates(&catalog, "former-").await.is_empty());
+    engine.stop().await;
+}
+
+/// A repair makes an authority, writes it into the store, and is cut off before it is in the replica's files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_that_a_repair_left_is_used() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (engine, cluster, catalog, member) = first_with_member(dir.path()).await;
+    let here = id("000000000001");
+    let next = founded(&here);
+    for record in next.records(catalog.now()) {
+        catalog.put(&record).await.expect("put");
+    }
+    let folder = engine.folder().clone();
+    assert_ne!(folder.read().expect("read").ca, next.identity.ca);
+    let keeper = Keeper::new(&cluster, &engine, Some(member.clone()), |_| true);
+    let ended = tokio::time::timeout(PATIENCE, keeper.run(CancellationToken::new())).await;
+    assert_eq!(ended, Ok(Ended::Restart));
+    engine.stop().await;
+
+    // Begun anew, it is what others that join are told to trust.
+    assert_eq!(folder.read().expect("read").ca, next.identity.ca);
+    let config = EtcdConfig { member: Some(member.clone()), endpoints: Vec::new() };
+    let engine = Engine::open(&folder, &config, &here).await.expect("started");
+    engine.ready(PATIENCE).await.expect("answers");
+    let store: SharedStore = Arc::clone(engine.store()) as _;
+    let catalog = Catalog::new(store, Arc::new(SystemClock), Arc::new(SystemRandom));
+    let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
+    let blobs = dtr_blobs::FileStorage::open(&dir.path().join("blobs"), options).await;
+    let cluster = Cluster::new(catalog, Arc::new(blobs.expect("a storage")), &engine, here);
+    let admission = cluster.admit(&request("000000000002")).await.expect("let in");
+    assert_eq!(admission.ca, next.identity.ca);
+    // And it stays so.
+    let keeper = Keeper::new(&cluster, &engine, Some(member), |_| true);
+    let ended = tokio::time::timeout(Duration::from_secs(3), keeper.run(CancellationToken::new()));
+    assert!(ended.await.is_err(), "nothing to do");
     engine.stop().await;
 }

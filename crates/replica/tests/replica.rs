@@ -63,6 +63,34 @@ fn catalog(dir: &DataDir) -> Catalog {
     )
 }
 
+#[tokio::test]
+async fn changes_of_the_configuration_are_all_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = DataDir::new(folder.path().join("dtr"));
+    installed(&dir).await;
+    let change = |n: usize| {
+        let dir = dir.clone();
+        std::thread::spawn(move || {
+            ReplicaConfig::change(&dir, |config| {
+                config.trusted_proxies.push(format!("10.0.0.{n}/32"));
+                Ok::<_, ConfigError>(())
+            })
+        })
+    };
+    let changes: Vec<_> = (0..20).map(change).collect();
+    for done in changes {
+        done.join().expect("ended").expect("changed");
+    }
+    let config = ReplicaConfig::load(&dir).expect("reads");
+    assert_eq!(config.trusted_proxies.len(), 20, "{:?}", config.trusted_proxies);
+    let refused = ReplicaConfig::change(&dir, |config| {
+        config.trusted_proxies.clear();
+        Err(ConfigError::NotInstalled(folder.path().to_owned()))
+    });
+    assert!(refused.is_err());
+    assert_eq!(ReplicaConfig::load(&dir).expect("reads"), config, "nothing was written");
+}
+
 #[test]
 fn the_configuration_comes_back_and_what_is_none_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
