@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Three replicas on three machines: what joins, what is refused, what a loss costs. Uploads that jump between replicas, a
 # machine that dies, one that is cut off, the majority gone and back. What is mended by hand: runbooks.sh.
-# timeout: 600
+# timeout: 660
 # shellcheck source=../lib/common.sh
 . "$(dirname "$0")/../lib/common.sh"
 own_network
@@ -205,8 +205,24 @@ serve 1
 ok "one that starts alone says what it waits for" wait_for 20 sh -c "curl -sk $(url 1)/_ping | grep -q 'waiting for a majority'"
 ok "refuses at once all else" quick
 same "and so does its status" true "$(status 1 | jq '.store.problem | contains("waiting for a majority")')"
+pulls_known() { [ "$(pull "manifests/$image")" = 200 ]; }
+ok "after a while it answers from what it knows: who has a token pulls by digest" wait_for 60 pulls_known
+same "a manifest" "200 $image" "$(pull "manifests/$image") sha256:$(sha256sum <"$WORK/pulled" | cut -d' ' -f1)"
+same "and content" "200 $layer" "$(pull "blobs/$layer") sha256:$(sha256sum <"$WORK/pulled" | cut -d' ' -f1)"
+same "what a tag is now it does not know" 503 "$(pull manifests/first)"
+ok "writes are refused, at once" quick
+ok "it still says what it waits for" sh -c "curl -sk $(url 1)/_ping | grep -q 'waiting for a majority'"
+ok "it can be backed up" timeout 60 "$dtr" backup --data-dir "$(folder 1)" --output "$WORK/waiting.tar" --report "$WORK/waiting.json"
+same "which nobody confirmed" "false 1" "$(jq -r '"\(.confirmed) \([.warnings[] | select(contains("not confirmed"))] | length)"' "$WORK/waiting.json")"
+ok "it is a good archive" "$dtr" backup verify "$WORK/waiting.tar"
+same "with the same in it" "$tags" "$(tar -xOf "$WORK/waiting.tar" --wildcards '*/metadata/tags.jsonl')"
 ends() { kill "$(cat "$(folder 1)/dtr.pid")" && wait_for 10 gone 1; }
 ok "it ends when told to" ends
+ok "stopped, it can be backed up" on 1 timeout 120 "$dtr" backup --data-dir "$(folder 1)" --output "$WORK/stopped.tar" --report "$WORK/stopped.json"
+same "nobody confirmed that either" "false 1" "$(jq -r '"\(.confirmed) \([.warnings[] | select(contains("not confirmed"))] | length)"' "$WORK/stopped.json")"
+ok "it is a good archive too" "$dtr" backup verify "$WORK/stopped.tar"
+same "with the same in it" "$tags" "$(tar -xOf "$WORK/stopped.tar" --wildcards '*/metadata/tags.jsonl')"
+fails "and no copy is left" test -e "$(folder 1)/etcd/known"
 serve 1
 serve 3
 ok "with the majority all goes on by itself" wait_for 30 push 1 again

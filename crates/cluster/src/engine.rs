@@ -135,6 +135,16 @@ impl Engine {
         Ok(folder.remove_leftovers()?)
     }
 
+    /// The same of the copy that is read while there is no majority.
+    ///
+    /// # Errors
+    /// As [`Engine::end_leftovers`].
+    pub async fn end_known(folder: &Folder) -> Result<(), EngineError> {
+        let known = folder.known();
+        Member::end_left_behind(&known.data()).await?;
+        Ok(known.remove()?)
+    }
+
     async fn open_as(
         folder: &Folder,
         config: &EtcdConfig,

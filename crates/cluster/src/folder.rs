@@ -10,6 +10,7 @@
 //!   next/                   while these four are exchanged: the new ones
 //!   copy/                   while it is looked at what a survivor has: a copy of data
 //!   apart/                  while data or its copy is used by an etcd that nobody else reaches: its certificates
+//!   known/                  while there is no majority: data/, a copy, and apart/, of an etcd that is only read
 //! ```
 
 use std::{
@@ -35,6 +36,8 @@ pub struct Folder {
 const COPY: &str = "copy";
 /// Certificates of an etcd that nobody else reaches.
 const APART: &str = "apart";
+/// What is read while there is no majority.
+const KNOWN: &str = "known";
 /// Certificates that take the place of the others.
 const NEXT: &str = "next";
 
@@ -67,7 +70,34 @@ impl Folder {
     /// # Errors
     /// When there is no room, or a file cannot be read.
     pub fn copied(&self) -> io::Result<Self> {
-        let copy = Self { root: self.root.clone(), data: self.root.join(COPY) };
+        self.copied_to(Self { root: self.root.clone(), data: self.root.join(COPY) })
+    }
+
+    /// A folder of its own with a copy of etcd's data, to be read beside the etcd that waits for a majority.
+    ///
+    /// # Errors
+    /// As [`Folder::copied`].
+    pub fn copied_as_known(&self) -> io::Result<Self> {
+        let known = self.known();
+        known.remove()?;
+        fs::DirBuilder::new().mode(0o700).create(&known.root)?;
+        self.copied_to(known)
+    }
+
+    /// Where that is, while it is.
+    pub(crate) fn known(&self) -> Self {
+        Self::new(self.root.join(KNOWN))
+    }
+
+    /// Removes all of it.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove(&self) -> io::Result<()> {
+        remove_folder(&self.root)
+    }
+
+    fn copied_to(&self, copy: Self) -> io::Result<Self> {
         copy.remove_data()?;
         copy_folder(&self.data(), &copy.data()).map_err(|error| {
             let (from, to) = (self.data(), copy.data());

@@ -1,5 +1,5 @@
 //! The ways into a replica, taken before its store is open. What comes early waits in the queue of the listener; should the
-//! store be long in coming, as without a majority, everybody is told why instead.
+//! store be long in coming, as without a majority, everybody is told why instead, or answered from what is known.
 
 use std::{
     collections::HashMap,
@@ -27,6 +27,8 @@ use crate::{DataDir, ReplicaConfig, ServeError, assets, follow};
 
 /// When clients that came too early may ask again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+/// What says whether a replica is well.
+const PING: &str = "/_ping";
 /// What tells how the cluster is.
 const STATUS: &str = "/api/v0/meta/cluster_status";
 
@@ -36,6 +38,8 @@ pub(crate) struct Front(Arc<Inner>);
 
 struct Inner {
     router: OnceLock<Router>,
+    /// What answers until then, where anything can.
+    known: Mutex<Option<Router>>,
     waiting: Arc<Waiting>,
     /// Whether those who come this way may know how the cluster is without being asked who they are.
     trusted: bool,
@@ -55,7 +59,21 @@ impl Waiting {
 
 impl Front {
     fn new(waiting: Arc<Waiting>, trusted: bool) -> Self {
-        Self(Arc::new(Inner { router: OnceLock::new(), waiting, trusted }))
+        let (router, known) = Default::default();
+        Self(Arc::new(Inner { router, known, waiting, trusted }))
+    }
+
+    fn know(&self, router: Option<Router>) {
+        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = router;
+    }
+
+    /// Who answers; how it is with the cluster, this one knows better than what is known.
+    fn router(&self, path: &str) -> Option<Router> {
+        let told = path == PING || (path == STATUS && self.0.trusted);
+        self.0.router.get().cloned().or_else(|| {
+            let known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.clone().filter(|_| !told)
+        })
     }
 
     fn wait(&self, path: &str) -> Response<Body> {
@@ -63,7 +81,7 @@ impl Front {
         let why = status["store"]["problem"].as_str().unwrap_or("the replica is starting");
         let no_store = [(header::CACHE_CONTROL, "no-store")];
         match path {
-            "/_ping" => {
+            PING => {
                 let body = json!({ "Error": why, "Healthy": false });
                 (StatusCode::SERVICE_UNAVAILABLE, no_store, Json(body)).into_response()
             }
@@ -88,10 +106,8 @@ impl Service<Request<Body>> for Front {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        match self.0.router.get() {
-            Some(router) => {
-                Answer::Served(Box::pin(tower::ServiceExt::oneshot(router.clone(), request)))
-            }
+        match self.router(request.uri().path()) {
+            Some(router) => Answer::Served(Box::pin(tower::ServiceExt::oneshot(router, request))),
             None => Answer::Waits(Some(self.wait(request.uri().path()))),
         }
     }
@@ -186,6 +202,14 @@ impl Doors {
         // Once only, by the one who put the replica together.
         drop(self.front.0.router.set(router));
         drop(self.local.0.router.set(local));
+        self.front.know(None);
+        self.local.know(None);
+    }
+
+    /// Until then, they come from these.
+    pub fn know(&self, router: Router, local: Router) {
+        self.front.know(Some(router));
+        self.local.know(Some(local));
     }
 
     /// Returns when the listeners have ended, as `shutdown` asks them to.

@@ -23,7 +23,9 @@ mod restart;
 mod restore;
 mod serve;
 mod storage;
+mod survivor;
 mod upkeep;
+mod who;
 
 pub use assets::{AssetError, UserCertificate};
 pub use cluster::{EtcdOptions, GivenEtcd, JoinError, Joining, StoreOptions};
@@ -43,6 +45,7 @@ pub use restore::{RestoreError, RestoreRequest, Restored, restore};
 pub use serve::{Opened, ServeError, Serving, bind, open, serve};
 
 pub use storage::{check_storage, open_storage};
+pub use survivor::SurvivorError;
 
 pub use dtr_blobs_s3::S3Settings;
 pub use dtr_cluster::{Admission, CLIENT_PORT, EtcdConfig, JoinRequest, PEER_PORT};

@@ -3,10 +3,18 @@
 
 use std::{fs, io, path::PathBuf, time::Duration};
 
+use dtr_blobs::SharedBlobs;
 use dtr_recovery::{BackupOptions, BackupReport, RecoveryError};
 use dtr_service::{ServiceError, spawn_detached, systemd};
+use dtr_store::together::as_known;
 
-use crate::{ConfigError, DataDir, ReplicaConfig, ServeError, StorageConfig, StoreConfig, open};
+use crate::{
+    ConfigError, DataDir, Metadata, OpenError, ReplicaConfig, ServeError, StorageConfig,
+    StoreConfig, SurvivorError,
+    metadata::MAJORITY_MAX,
+    serve::{opened, understood},
+    survivor::Survivor,
+};
 
 /// How long a start may take.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -229,18 +237,50 @@ pub enum OfflineError {
     /// The backup failed.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// There is no majority, and what the replica knows cannot be read.
+    #[error(transparent)]
+    Survivor(#[from] SurvivorError),
 }
 
-/// A backup of a replica that does not run, straight from its files.
+/// A backup of a replica that does not run, straight from its files. Where its etcd has no majority, of what this replica
+/// knows, which the report says.
 pub async fn backup_offline<W: io::Write + Send + 'static>(
     dir: &DataDir,
     mut options: BackupOptions,
     out: W,
 ) -> Result<(W, BackupReport), OfflineError> {
     let config = ReplicaConfig::load(dir)?;
-    let opened = open(dir, &config).await?;
-    options.replica = Some(config.id);
-    let backup = dtr_recovery::backup(&opened.catalog, &opened.blobs, options, out).await;
-    opened.close().await;
-    Ok(backup?)
+    options.replica = Some(config.id.clone());
+    let metadata = Metadata::begin(dir, &config).await.map_err(ServeError::from)?;
+    match metadata.ready(MAJORITY_MAX).await {
+        Ok(()) => {
+            let opened = opened(metadata, dir, &config).await?;
+            let backup = dtr_recovery::backup(&opened.catalog, &opened.blobs, options, out).await;
+            opened.close().await;
+            Ok(backup?)
+        }
+        Err(error) if error.may_pass() && Survivor::is_possible(&config) => {
+            metadata.close().await;
+            let survivor = Survivor::open(dir, &config, &error.to_string()).await?;
+            let backup = backup_known(&survivor, dir, &config, options, out).await;
+            survivor.close().await;
+            backup
+        }
+        Err(error) => {
+            metadata.close().await;
+            Err(ServeError::from(OpenError::from(error)).into())
+        }
+    }
+}
+
+async fn backup_known<W: io::Write + Send + 'static>(
+    survivor: &Survivor,
+    dir: &DataDir,
+    config: &ReplicaConfig,
+    options: BackupOptions,
+    out: W,
+) -> Result<(W, BackupReport), OfflineError> {
+    let (_, blobs) = as_known(understood(&survivor.catalog, dir, config)).await?;
+    let blobs: SharedBlobs = blobs;
+    Ok(dtr_recovery::backup(&survivor.catalog, &blobs, options, out).await?)
 }

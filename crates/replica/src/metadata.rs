@@ -11,7 +11,7 @@ use dtr_types::{SystemClock, SystemRandom};
 use crate::{DataDir, ReplicaConfig, StoreConfig};
 
 /// How long a command waits for a majority of etcd's members.
-const MAJORITY_MAX: Duration = Duration::from_secs(30);
+pub(crate) const MAJORITY_MAX: Duration = Duration::from_secs(30);
 
 /// Why metadata cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +46,16 @@ impl Metadata {
     /// Opens what the configuration names; with etcd, waits until a majority answers.
     pub(crate) async fn open(dir: &DataDir, config: &ReplicaConfig) -> Result<Self, OpenError> {
         let metadata = Self::begin(dir, config).await?;
-        if let Some(engine) = &metadata.engine {
-            engine.ready(MAJORITY_MAX).await?;
-        }
+        metadata.ready(MAJORITY_MAX).await?;
         Ok(metadata)
+    }
+
+    /// Waits until a majority answers, where there is one to be asked.
+    pub(crate) async fn ready(&self, limit: Duration) -> Result<(), EngineError> {
+        match &self.engine {
+            Some(engine) => engine.ready(limit).await,
+            None => Ok(()),
+        }
     }
 
     /// The same without the wait.

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -23,19 +23,16 @@ use dtr_api::ApiState;
 use dtr_blobs::{MarkedStorage, SharedBlobs};
 use dtr_catalog::{
     Catalog, CatalogError,
-    records::{ClusterRecord, DATA_FORMAT, IdentitySource},
+    records::{ClusterRecord, DATA_FORMAT},
 };
 use dtr_cluster::{Cluster, Ended, Engine, Keeper, News};
 use dtr_enzi::Enzi;
-use dtr_identity::{
-    BuiltIn, BuiltInOptions, Identity, IdentityError, ManageError, Remote, RemoteError,
-    RemoteOptions,
-};
+use dtr_identity::{IdentityError, ManageError, RemoteError};
 use dtr_jobs::Scheduler;
 use dtr_registry::Registry;
 use dtr_service::PidFile;
+use dtr_store::together::as_known;
 use dtr_transport::{Metrics, Shutdown, tls::TlsError};
-use dtr_types::{SystemClock, SystemRandom};
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -48,13 +45,17 @@ use crate::{
     mark::Place,
     metadata::{Metadata, OpenError},
     restart::{self, Restarter},
+    survivor::Survivor,
     upkeep::{self, MembersUpkeep},
+    who::{Who, identity},
 };
 
 /// How long those who come to a starting replica wait in the queue, before they are told that it waits itself.
 const EARLY: Duration = Duration::from_secs(5);
 /// How often a replica that waits for a majority says so.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// After how long it begins to answer from what it knows. For that its etcd is stopped, and copied.
+const ALONE: Duration = Duration::from_secs(20);
 /// How long background work may take to end once serving has ended.
 const BACKGROUND_END: Duration = Duration::from_secs(10);
 
@@ -152,7 +153,8 @@ pub async fn open(dir: &DataDir, config: &ReplicaConfig) -> Result<Opened, Serve
     opened(Metadata::open(dir, config).await?, dir, config).await
 }
 
-async fn opened(
+/// The same of metadata that answers.
+pub(crate) async fn opened(
     metadata: Metadata,
     dir: &DataDir,
     config: &ReplicaConfig,
@@ -163,7 +165,7 @@ async fn opened(
 }
 
 /// The cluster in the store, if this version understands it, and its image content.
-async fn understood(
+pub(crate) async fn understood(
     catalog: &Catalog,
     dir: &DataDir,
     config: &ReplicaConfig,
@@ -176,34 +178,6 @@ async fn understood(
     let place = Place { dir, storage: &config.storage, cluster: &cluster.id };
     let blobs = place.open(catalog, &config.id).await?;
     Ok((cluster, blobs))
-}
-
-/// Who says who is who.
-struct Who {
-    identity: Arc<dyn Identity>,
-    built_in: Option<BuiltIn>,
-    remote: Option<Arc<Remote>>,
-}
-
-/// Who says who is who: this store, or a UCP.
-async fn identity(catalog: &Catalog, cluster: &ClusterRecord) -> Result<Who, ServeError> {
-    match &cluster.identity {
-        IdentitySource::BuiltIn => {
-            let built_in = BuiltIn::new(catalog.clone(), BuiltInOptions::default());
-            Ok(Who { identity: Arc::new(built_in.clone()), built_in: Some(built_in), remote: None })
-        }
-        IdentitySource::Ucp { url, ca, insecure_tls, service } => {
-            let service = service.clone().ok_or(ServeError::NotRegistered)?;
-            let ca = (!ca.trim().is_empty()).then_some(ca.as_str());
-            let tls = dtr_transport::tls::client_config(ca, *insecure_tls)?;
-            let (private_key, _) = assets::service_key(catalog).await?;
-            let options = RemoteOptions { url: url.clone(), service, private_key };
-            let remote = Remote::new(options, tls, Arc::new(SystemClock), Arc::new(SystemRandom))?;
-            let remote = Arc::new(remote);
-            let identity: Arc<dyn Identity> = Arc::clone(&remote) as _;
-            Ok(Who { identity, built_in: None, remote: Some(remote) })
-        }
-    }
 }
 
 /// A replica that has its addresses, and not yet its store.
@@ -269,11 +243,39 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> Result<restart::Ended, ServeError> {
     let mut start = Start::new(dir, config, node).await?;
-    let Metadata { catalog, engine } = Metadata::begin(dir, config).await?;
-    let parts = tokio::select! {
-        parts = start.patiently(&catalog, engine.as_ref(), &shutdown) => Some(parts),
-        () = shutdown.drain.cancelled() => None,
+    Survivor::end_leftovers(dir).await.map_err(OpenError::from)?;
+    let mut metadata = Metadata::begin(dir, config).await?;
+    let mut survivor = None;
+    let mut alone = Survivor::is_possible(config).then_some(ALONE);
+    let parts = loop {
+        let engine = metadata.engine.as_ref();
+        let parts = tokio::select! {
+            parts = start.patiently(&metadata.catalog, engine, &shutdown, alone) => parts,
+            () = shutdown.drain.cancelled() => break None,
+        };
+        match parts {
+            Ok(Some(parts)) => break Some(Ok(parts)),
+            Ok(None) => {}
+            Err(error) => break Some(Err(error)),
+        }
+        alone = None;
+        metadata.close().await;
+        survivor = start.know().await;
+        metadata = match Metadata::begin(dir, config).await {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                metadata = Metadata::scratch();
+                break Some(Err(error.into()));
+            }
+        };
     };
+    if let Some(survivor) = survivor {
+        if let Some(Ok(parts)) = &parts {
+            start.doors.serve(parts.router.clone(), parts.local.clone());
+        }
+        survivor.close().await;
+    }
+    let engine = metadata.engine;
     match parts {
         Some(Ok(parts)) => Ok(Serving { start, parts, engine }.run(shutdown).await),
         other => {
@@ -304,19 +306,21 @@ impl Start {
         })
     }
 
-    /// The parts, as soon as the store answers. Who comes before that waits a little, and then is told why.
+    /// The parts, as soon as the store answers. Who comes before that waits a little, and then is told why. Yields none when
+    /// it did not answer for this long.
     async fn patiently(
         &mut self,
         catalog: &Catalog,
         engine: Option<&Engine>,
         shutdown: &Shutdown,
-    ) -> Result<Parts, ServeError> {
-        let Some(engine) = engine else { return self.parts(catalog, None).await };
-        let mut patience = EARLY;
+        limit: Option<Duration>,
+    ) -> Result<Option<Parts>, ServeError> {
+        let Some(engine) = engine else { return self.parts(catalog, None).await.map(Some) };
+        let (mut patience, began) = (EARLY, Instant::now());
         loop {
             let why = match engine.ready(patience).await {
                 Ok(()) => match self.parts(catalog, Some(engine)).await {
-                    Ok(parts) => return Ok(parts),
+                    Ok(parts) => return Ok(Some(parts)),
                     // Lost again at this moment, or something that waiting does not mend.
                     Err(error) => match catalog.store().revision().await {
                         Err(lost) if lost.may_retry() => lost.to_string(),
@@ -334,6 +338,36 @@ impl Start {
             self.doors.tell(self.waits(&why));
             self.doors.open(shutdown);
             patience = PATIENCE;
+            if limit.is_some_and(|limit| began.elapsed() > limit) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Has the doors answer from what this replica knows: content by its digest, and backups, as one does that has lost its
+    /// majority while it served.
+    async fn know(&self) -> Option<Survivor> {
+        let why = "no majority of the replicas was there since this one was started";
+        let survivor = match Survivor::open(&self.dir, &self.config, why).await {
+            Ok(survivor) => survivor,
+            Err(error) => {
+                tracing::warn!(%error, "nothing is answered until there is a majority");
+                return None;
+            }
+        };
+        match as_known(survivor.routers(&self.dir, &self.config)).await {
+            Ok((router, local)) => {
+                tracing::warn!(
+                    "until there is a majority, this replica answers from what it knows: pulls by digest, and backups on this machine"
+                );
+                self.doors.know(router, local);
+                Some(survivor)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nothing is answered until there is a majority");
+                survivor.close().await;
+                None
+            }
         }
     }
 
