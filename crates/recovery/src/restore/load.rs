@@ -6,10 +6,11 @@ use std::{
 };
 
 use dtr_catalog::{
-    Loader,
-    records::{ClusterRecord, Settings},
+    Kind, Loader,
+    records::{BlobRecord, ClusterRecord, Settings},
 };
 use dtr_identity::AccountRecords;
+use dtr_store::At;
 use dtr_types::Digest;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -155,6 +156,24 @@ impl<'a> Loading<'a> {
         self.progress.blobs += 1;
         if let Some(tell) = &self.job.options.progress {
             tell(&self.progress);
+        }
+    }
+
+    /// Asks the storage once more for every blob: the cluster that had it may have gone on removing until now.
+    pub(super) async fn look_again(&mut self) -> Result<(), RecoveryError> {
+        let target = &self.job.target;
+        let mut after: Option<String> = None;
+        loop {
+            let prefix = Kind::Blob.prefix().as_bytes();
+            let page = target.catalog.list::<BlobRecord>(prefix, after.as_deref(), 0, At::Latest);
+            let page = page.await?;
+            let blobs: Vec<_> =
+                page.items.iter().map(|found| (found.value.digest, found.value.size)).collect();
+            after = blobs.last().map(|(digest, _)| digest.to_string());
+            self.missing.extend(verify::ask(&target.blobs, blobs, &mut self.storage).await?);
+            if !page.more || after.is_none() {
+                return Ok(());
+            }
         }
     }
 

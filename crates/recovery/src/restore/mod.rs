@@ -299,7 +299,10 @@ impl<'a> Job<'a> {
         let cluster = ClusterId::random(self.target.catalog.random());
         let former = self.take_storage(&cluster).await?;
         staging.publish().await?;
-        report.blobs_missing_count = count;
+        if former.is_some() {
+            loading.look_again().await?;
+        }
+        report.blobs_missing_count = loading.missing_count();
         report.blobs_missing = loading.forget_missing().await?;
         report.blobs_restored = staging.published();
         self.switch(&cluster, loading.cluster.take(), loading.settings.take()).await?;

@@ -1,14 +1,19 @@
 //! Backup, verify, restore: the whole circle, compared record by record.
 
-use std::{collections::BTreeMap, io::Cursor};
+use std::{collections::BTreeMap, io::Cursor, sync::Arc};
 
 use dtr_archive::ReadOptions;
+use dtr_blobs::{
+    BlobStorage,
+    simulated::{OperationKind, SimulatedDisk, Verdict},
+};
 use dtr_catalog::records::{ClusterRecord, IdentitySource, Settings};
 use dtr_recovery::{
     BackupOptions, Exit, RecoveryError, Refusal, RestoreOptions, VerifyOptions, ensure_archive_key,
     inspect, verify,
 };
 use dtr_store::At;
+use dtr_types::StorageMark;
 
 use crate::world::{VERSION, World, assert_same, expected, restored};
 
@@ -176,6 +181,41 @@ async fn missing_content_is_listed_and_the_rest_is_served() {
     let (healed, second) = target.backup(options()).await;
     assert_eq!(second.blobs, report.blobs);
     assert_eq!(check(&healed, Some(&target)).await.exit(), Exit::Done);
+}
+
+/// The cluster that had the storage may still run, and goes on collecting until the restore takes the storage over.
+#[tokio::test]
+async fn what_a_former_cluster_removed_until_the_last_moment_is_listed() {
+    let world = World::installed(31).await;
+    world.fill().await;
+    let (archive, _) = world.backup(options()).await;
+    let disk = SimulatedDisk::new();
+    let shared: Arc<dyn BlobStorage> = Arc::new(disk.storage().await.unwrap());
+    for entry in world.blobs.list(None, 1000).await.unwrap() {
+        let content = world.blobs.read(&entry.digest, None).await.unwrap().bytes().await.unwrap();
+        shared.put(&entry.digest, None, dtr_blobs::body(content)).await.unwrap();
+    }
+    let random = dtr_types::SeededRandom::new(32);
+    let former = StorageMark::first(&dtr_types::ClusterId::random(&random), &random);
+    shared.set_mark(&former).await.unwrap();
+    // As if it went just before the mark is written.
+    let lost = dtr_types::Digest::of(b"layer 0");
+    let (hex, mut taken_over) = (lost.hex(), false);
+    disk.on_operation(move |operation| {
+        taken_over |= operation.kind == OperationKind::Create && operation.path.contains("storage");
+        match taken_over && operation.path.contains(&hex) {
+            true => Verdict::Fail(std::io::ErrorKind::NotFound),
+            false => Verdict::Proceed,
+        }
+    });
+    let target = World::over(shared.clone(), 33).await;
+    let back = target.restore(&archive, RestoreOptions::new(VERSION)).await.unwrap();
+    assert_eq!((back.exit(), back.blobs_missing_count), (Exit::Incomplete, 1));
+    assert_eq!(back.blobs_missing["alice/app"], [lost.to_string()]);
+    assert!(back.next[0].contains(former.cluster.as_str()), "{:?}", back.next);
+    let mark = shared.mark().await.unwrap().unwrap();
+    assert_eq!((&mark.storage, mark.generation), (&former.storage, former.generation + 1));
+    assert_eq!(Some(mark.cluster), back.cluster);
 }
 
 #[tokio::test]

@@ -82,7 +82,12 @@ impl World {
 
     /// A store without anything in it, with the blob storage of this one.
     pub async fn beside(&self, seed: u64) -> Self {
-        Self { blobs: self.blobs.clone(), ..Self::empty(seed).await }
+        Self::over(self.blobs.clone(), seed).await
+    }
+
+    /// Another that uses this blob storage.
+    pub async fn over(blobs: Arc<dyn BlobStorage>, seed: u64) -> Self {
+        Self { blobs, ..Self::empty(seed).await }
     }
 
     /// An installed registry with people in it.
@@ -447,7 +452,7 @@ pub fn restored(state: State) -> State {
     state
         .into_iter()
         .filter(|(key, _)| {
-            key.as_slice() != b"cluster" && key.as_slice() != b"settings" && key[0] != b'!'
+            ![&b"cluster"[..], b"settings", b"storage"].contains(&key.as_slice()) && key[0] != b'!'
         })
         .collect()
 }
