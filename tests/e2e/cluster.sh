@@ -120,6 +120,9 @@ serve 3
 again() { [ "$(restarts 1)" -gt "$before" ]; }
 ok "when that one is back, it does" wait_for 90 again
 for n in 1 2 3; do ok "and replica $n is well" wait_for 30 is_well "$n"; done
+mkdir "$WORK/another" && cp -a "$shared/." "$WORK/another/"
+refused "the storage is not changed under those who push" "read-only first" "$dtr" reconfigure --data-dir "$(folder 1)" \
+    --dtr-storage-volume "$WORK/another" --storage-migrated
 
 # An upload is begun on one replica, goes on at the second and ends at the third, which never saw the bytes.
 head -c 3000000 /dev/urandom >"$WORK/blob"
@@ -153,7 +156,7 @@ says() { curl -sk --max-time 10 "$(url "$1")/_ping" | grep -q "$2"; }
 ok "one that starts before its share is mounted says so" wait_for 30 says 2 "the share is not mounted"
 same "and takes no push" 503 "$(code -X POST "$(url 2)/v2/admin/app/blobs/uploads/")"
 same "what a tag is it knows" "$image" "$(digest_at 2 first)"
-tells_of_its_storage() { status 1 | jq -e --arg id "$(id 2)" '.replica_health[$id]' | grep -q "not mounted"; }
+tells_of_its_storage() { grep -q "not mounted" <<<"$(status 1 | jq --arg id "$(id 2)" '.replica_health[$id]')"; }
 ok "the others know of it" wait_for 40 tells_of_its_storage
 ok "and take pushes" push 1 beside-the-unmounted
 kill_machine 2

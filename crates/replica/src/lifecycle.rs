@@ -7,6 +7,7 @@ use dtr_blobs::SharedBlobs;
 use dtr_recovery::{BackupOptions, BackupReport, RecoveryError};
 use dtr_service::{ServiceError, spawn_detached, systemd};
 use dtr_store::together::as_known;
+use dtr_types::NotOurs;
 
 use crate::{
     ConfigError, DataDir, Metadata, OpenError, ReplicaConfig, ServeError, StorageConfig,
@@ -106,6 +107,16 @@ pub enum DestroyError {
         /// What was found there.
         found: String,
     },
+    /// The image content is another cluster's by now.
+    #[error(
+        "the image content in {path} is not this replica's any more: {why}. Nothing was removed; give --keep-storage"
+    )]
+    NotOurs {
+        /// Where it is.
+        path: PathBuf,
+        /// Whose it is.
+        why: NotOurs,
+    },
     /// A file could not be removed.
     #[error("{path} could not be removed: {source}")]
     Remove {
@@ -183,6 +194,11 @@ pub fn plan_destroy(dir: &DataDir, keep_storage: bool) -> Result<DestroyPlan, De
 /// registry's goes: the folder itself and anything else in it stay.
 pub async fn destroy(plan: &DestroyPlan) -> Result<(), DestroyError> {
     stop(&plan.dir).await?;
+    if let Some(root) = &plan.storage
+        && let Some(why) = crate::mark::taken_over(&plan.dir).await
+    {
+        return Err(DestroyError::NotOurs { path: root.clone(), why });
+    }
     // The store goes last: until then a second run finds what is left to remove.
     let mut files = plan.files.clone();
     files.sort_by_key(|path| path.ends_with("store.redb") || path.ends_with("replica.json"));

@@ -14,7 +14,7 @@ use dtr_store::{At, Transaction};
 use dtr_types::{ClusterId, NotOurs, ReplicaId, StorageMark};
 
 use crate::{
-    DataDir, StorageConfig,
+    DataDir, Metadata, ReplicaConfig, StorageConfig,
     storage::{look_at_storage, open_storage, place},
 };
 
@@ -269,6 +269,25 @@ pub async fn check_copy(
             Err(MarkError::NotACopy { place, why: "another cluster has taken it over" })
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether the storage of a replica that does not run is known to be another's. What cannot be found out is no reason not to
+/// remove a replica.
+pub(crate) async fn taken_over(dir: &DataDir) -> Option<NotOurs> {
+    let config = ReplicaConfig::load(dir).ok()?;
+    if !dir.store_file().exists() {
+        return None;
+    }
+    let metadata = Metadata::open(dir, &config).await.ok()?;
+    let record = metadata.catalog.get(&keys::storage()).await;
+    metadata.close().await;
+    let mark = record.ok()??.value.mark;
+    let found = mark_in_place(dir, &config.storage).await.ok()?;
+    match mark.check(found.as_ref()).err()? {
+        // A removal that was cut off.
+        NotOurs::Unmarked | NotOurs::Older => None,
+        why => Some(why),
     }
 }
 

@@ -12,8 +12,9 @@ use std::{
 use dtr_blobs::BlobError;
 use dtr_catalog::{Catalog, keys, records::BlobRecord};
 use dtr_replica::{
-    DataDir, IdentityOptions, InstallError, MarkError, Opened, ReplicaConfig, ReplicaOptions,
-    ServeError, StorageConfig, bind, check_copy, destroy, install, open, plan_destroy,
+    DataDir, DestroyError, IdentityOptions, InstallError, MarkError, Opened, ReplicaConfig,
+    ReplicaOptions, ServeError, StorageConfig, bind, check_copy, destroy, install, open,
+    plan_destroy,
 };
 use dtr_store::Transaction;
 use dtr_store_embedded::EmbeddedStore;
@@ -229,6 +230,7 @@ async fn a_cluster_whose_storage_was_taken_over_changes_nothing() {
             // Reading goes on, and so does what helps.
             assert_eq!(ask(plain, "GET", "/v2/").await.0, 401);
             assert_eq!(ask(plain, "POST", "/api/v0/backups").await.0, 401);
+            assert_ne!(ask(plain, "POST", "/enzi/v0/id/login").await.0, 503);
         })
         .await;
     let opened = world.open().await.expect("opens");
@@ -297,6 +299,13 @@ async fn the_content_of_another_registry_is_left_to_it() {
     let refused = world.install("other").await;
     assert!(matches!(refused, Err(InstallError::Mark(MarkError::InUse { .. }))), "{refused:?}");
     assert_eq!(world.mark(), mark);
+    // Also when it has become another's since.
+    let theirs = mark.next(&dtr_types::ClusterId::random(&SystemRandom), &SystemRandom);
+    fs::write(world.mark_file(), theirs.to_text()).expect("written");
+    let refused = destroy(&plan_destroy(&world.dir, false).expect("planned")).await;
+    assert!(matches!(refused, Err(DestroyError::NotOurs { .. })), "{refused:?}");
+    assert!(world.share().join("docker").is_dir() && world.dir.config_file().exists());
+    fs::write(world.mark_file(), mark.to_text()).expect("written");
     // With the registry its mark goes, and the storage may be another's.
     destroy(&plan_destroy(&world.dir, false).expect("planned")).await.expect("destroyed");
     world.install("other").await.expect("installed");
