@@ -79,7 +79,7 @@ async fn measure(dir: PathBuf, size: usize) -> Result<(), BlobError> {
         let staged = storage.upload_finish(&id, &done).await?;
         assert_eq!(done.hasher.finish(), digest);
         storage.publish(&staged, &digest).await?;
-        storage.upload_abort(&id).await?;
+        storage.upload_end(&staged).await?;
         step.end(size);
     }
     for _ in 0..2 {
@@ -111,7 +111,7 @@ async fn small(storage: &FileStorage) -> Result<(), BlobError> {
                 let staged = storage.upload_finish(&id, &done).await?;
                 let digest = done.hasher.finish();
                 storage.publish(&staged, &digest).await?;
-                storage.upload_abort(&id).await?;
+                storage.upload_end(&staged).await?;
                 Ok::<_, BlobError>(digest)
             })
         });

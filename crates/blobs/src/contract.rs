@@ -369,7 +369,8 @@ impl Contract {
         // What is there under the name is replaced.
         let second = self.stage(&content).await;
         self.storage.publish(&second, &digest).await.expect("replaced");
-        self.storage.upload_abort(&second.id).await.expect("removed");
+        self.storage.upload_end(&second).await.expect("removed");
+        self.storage.upload_end(&second).await.expect("without effect");
         assert_eq!(self.read(&digest).await, content);
         assert!(self.storage.uploads(None, 10).await.expect("listed").is_empty());
         self.remove(&digest).await;

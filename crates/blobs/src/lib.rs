@@ -39,7 +39,7 @@ use dtr_types::{Algorithm, Digest, Hasher, StorageMark, UploadId};
 /// [`upload_append`](Self::upload_append) (each followed by a commit of the upload's record with the size and hash state
 /// that it returned), [`upload_finish`](Self::upload_finish) once the hash is what the client said,
 /// [`publish`](Self::publish) if the catalog does not know the blob yet, the commit of the blob's record, and last
-/// [`upload_abort`](Self::upload_abort), which removes what is left of it. `publish` may be repeated until then: a
+/// [`upload_end`](Self::upload_end), which removes what is left of it. `publish` may be repeated until then: a
 /// publication that lost a race against the collector is done again from the same staged bytes.
 ///
 /// Dropping a future of this trait never leaves anything torn: a step that was begun is either done or not. What an
@@ -180,6 +180,12 @@ pub trait BlobStorage: Send + Sync + Debug {
 
     /// Removes an upload, staged or not, published or not. Without effect when there is none.
     async fn upload_abort(&self, id: &UploadId) -> Result<(), BlobError>;
+
+    /// The same for one that was finished, which may be quicker. What late requests on other replicas leave of it, the purge
+    /// removes.
+    async fn upload_end(&self, staged: &Staged) -> Result<(), BlobError> {
+        self.upload_abort(&staged.id).await
+    }
 
     /// Uploads in ascending order of id after `after`, at most `limit`; fewer than `limit` means there are no more.
     /// Also what a [`Self::put`] cut off by a crash left.

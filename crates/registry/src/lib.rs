@@ -15,6 +15,7 @@ mod fresh;
 mod freshness;
 mod listing;
 mod manifests;
+mod mount;
 mod recorder;
 mod referrers;
 mod token;
@@ -223,7 +224,7 @@ async fn answer(
         }
         (Some(Endpoint::Blob(name, digest)), "DELETE") => blobs::delete(&asked, name, digest).await,
         (Some(Endpoint::Uploads(name)), "POST") => {
-            asked.source = uploads::mount_source(&request);
+            asked.source = mount::mount_source(&request);
             uploads::post(&asked, name, request).await
         }
         (Some(Endpoint::Upload(name, id)), "PATCH") => {

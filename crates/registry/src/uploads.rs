@@ -1,4 +1,4 @@
-//! Uploads: begun, continued in chunks or streamed, ended, asked about, given up; and mounts, which save them.
+//! Uploads: begun, continued in chunks or streamed, ended, asked about, given up.
 //!
 //! A session is a record in the store (offset, state of the hash) and bytes in the blob storage; both outlive the process
 //! and either replica can go on with it. The record is written after the bytes are durable, so it never promises more than
@@ -31,14 +31,13 @@ use crate::{
     auth::Asked,
     blobs::header_value,
     fresh::{self, Purpose, is_stored},
+    mount,
 };
 
 /// How often a commit that lost a race is tried again.
 const ATTEMPTS_MAX: usize = 32;
 /// How long a push waits for the collector to finish with the blob that it pushes.
 const CONDEMNED_WAIT: Duration = Duration::from_millis(100);
-/// Repositories that are tried for a mount without a source.
-const MOUNT_SOURCES_MAX: usize = 50;
 
 /// The query of a request, decoded. `+` stays `+`: media types and digests have it, blanks they have not.
 pub(crate) struct Query(Vec<(String, String)>);
@@ -129,7 +128,7 @@ pub(crate) async fn post(
     let query = Query::of(&request);
     // A mount that does not succeed, for whatever reason, is an ordinary session: anything else ends the push.
     if let Some(Ok(digest)) = query.get("mount").map(str::parse::<Digest>)
-        && mount(asked, &repository, &digest, query.get("from")).await?
+        && mount::mount(asked, &repository, &digest, query.get("from")).await?
     {
         return Ok(created(&name, &digest));
     }
@@ -151,48 +150,6 @@ pub(crate) async fn post(
     Ok(progress(StatusCode::ACCEPTED, &name, &id, 0))
 }
 
-/// The repository that a request mounts from.
-pub(crate) fn mount_source(request: &Request) -> Option<RepositoryName> {
-    let query = Query::of(request);
-    query.get("mount")?;
-    query.get("from")?.parse().ok()
-}
-
-/// Makes a blob of another repository readable through this one, if the caller can read it there.
-async fn mount(
-    asked: &Asked<'_>,
-    to: &Repository,
-    digest: &Digest,
-    from: Option<&str>,
-) -> Result<bool, OciError> {
-    let catalog = &asked.registry.catalog;
-    if catalog.linked_blob(&to.id, digest).await?.is_some() {
-        return Ok(catalog.mount_blob(&to.id, &to.id, digest).await.unwrap_or(false));
-    }
-    let sources = match from {
-        Some(text) => {
-            let Ok(name) = text.parse::<RepositoryName>() else { return Ok(false) };
-            let Some(found) = catalog.lookup_repository(&name).await? else { return Ok(false) };
-            if asked.may_pull(&found.value).await? { vec![found.value] } else { Vec::new() }
-        }
-        None => {
-            let ids = catalog.repositories_with(digest, MOUNT_SOURCES_MAX).await?;
-            asked.pullable(&ids).await?
-        }
-    };
-    for source in sources {
-        match catalog.mount_blob(&source.id, &to.id, digest).await {
-            Ok(true) => return Ok(true),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::debug!(%error, "a mount became an upload");
-                return Ok(false);
-            }
-        }
-    }
-    Ok(false)
-}
-
 /// A blob in one request.
 async fn take_whole(
     registry: Registry,
@@ -208,16 +165,29 @@ async fn take_whole(
         let appended = appended.map_err(|failed| OciError::from(failed.error))?;
         check_digest(appended.hasher.clone().finish(), digest)?;
         let staged = registry.blobs.upload_finish(&id, &appended).await?;
-        link(&registry, &repository, &digest, &staged, None).await
+        link(&registry, &repository, &digest, &staged, None).await?;
+        Ok(staged)
     };
-    let result = taken.await;
-    leave(&registry, &id).await;
-    result.map(|()| created(&repository.name, &digest))
+    match taken.await {
+        Ok(staged) => end(&registry, &staged).await,
+        Err(error) => {
+            leave(&registry, &id).await;
+            return Err(error);
+        }
+    }
+    Ok(created(&repository.name, &digest))
 }
 
 /// Removes what is left of an upload. What it was for has been decided already, so a failure is left to the purge.
 async fn leave(registry: &Registry, id: &UploadId) {
     if let Err(error) = registry.blobs.upload_abort(id).await {
+        tracing::warn!(%error, "what is left of an upload was not removed yet");
+    }
+}
+
+/// Removes what is left of an upload whose blob is stored.
+async fn end(registry: &Registry, staged: &Staged) {
+    if let Err(error) = registry.blobs.upload_end(staged).await {
         tracing::warn!(%error, "what is left of an upload was not removed yet");
     }
 }
@@ -558,7 +528,7 @@ async fn finish(
     link(registry, repository, &digest, &staged, Some(found)).await?;
     // From here on the blob is stored whatever happens.
     registry.ended.insert(id.clone(), ());
-    leave(registry, id).await;
+    end(registry, &staged).await;
     Ok(created(&repository.name, &digest))
 }
 

@@ -3,13 +3,12 @@
 //! | path below the root | what |
 //! |---|---|
 //! | `docker/registry/v2/blobs/<algorithm>/<first 2 digits>/<digits>/data` | a published blob |
-//! | `uploads/<upload id>.d/` | an upload |
-//! | `uploads/<upload id>.d/open-<random>` | a file of it that one append writes, and nobody else |
-//! | `uploads/<upload id>.d/at-<size>-<algorithm>-<digits>` | what an append has left: so many bytes, with this hash |
-//! | `uploads/<upload id>.d/staged-<size>-<algorithm>-<digits>` | the same, finished |
-//! | `uploads/<upload id>.d/publish-<random>` | a second name of it for the moment in which it replaces a blob |
-//! | `uploads/<upload id>` | a blob that is stored at once |
-//! | `uploads/<upload id>.publish` | a second name of it for the moment in which it replaces a blob |
+//! | `uploads/<upload id>` | an upload without a byte; a blob that is stored at once |
+//! | `uploads/<upload id>.open-<random>` | the file of an upload that one append writes, and nobody else |
+//! | `uploads/<upload id>.at-<size>-<algorithm>-<digits>` | what an append has left: so many bytes, with this hash |
+//! | `uploads/<upload id>.staged-<size>-<algorithm>-<digits>` | the same, finished |
+//! | `uploads/<upload id>.publish-<random>` | a second name of it for the moment in which it replaces a blob |
+//! | `uploads/<upload id>.more` | there may be more than one file of this upload |
 //! | `removed/<algorithm>-<digits>.<random>` | a blob that the collector is removing |
 //! | `dtr-storage.json` | the mark: whose content this is |
 //!
@@ -32,10 +31,6 @@ pub(crate) const MARK: &str = "dtr-storage.json";
 pub(crate) const MARK_PART: &str = ".dtr-storage.json.part";
 /// The algorithms in the order of their digests.
 pub(crate) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
-
-const SESSION: &str = ".d";
-const STAGED: &str = ".staged";
-const PUBLISH: &str = ".publish";
 
 /// All directories on the way to a blob's file.
 pub(crate) struct BlobPath {
@@ -66,46 +61,42 @@ impl BlobPath {
 
 /// Names of one upload.
 pub(crate) struct UploadPath {
-    /// The directory of all its files.
-    pub dir: PathBuf,
-    /// The file of a blob that is stored at once.
-    pub put: PathBuf,
-    /// A second name of that.
-    pub put_publish: PathBuf,
-    /// Where earlier versions had it.
-    pub earlier: [PathBuf; 3],
+    id: String,
+    /// The file without a byte, or of a blob that is stored at once.
+    pub begun: PathBuf,
+    /// Says that there may be more than one file.
+    pub more: PathBuf,
 }
 
 impl UploadPath {
     pub(crate) fn new(id: &UploadId) -> Self {
-        let uploads = Path::new(UPLOADS);
-        let name = |end: &str| uploads.join(format!("{id}{end}"));
-        Self {
-            dir: name(SESSION),
-            put: name(""),
-            put_publish: name(PUBLISH),
-            earlier: [name(""), name(STAGED), name(PUBLISH)],
-        }
+        let begun = Path::new(UPLOADS).join(id.as_str());
+        let more = Path::new(UPLOADS).join(format!("{id}.more"));
+        Self { id: id.to_string(), begun, more }
+    }
+
+    fn name(&self, what: &str, rest: &str) -> PathBuf {
+        Path::new(UPLOADS).join(format!("{}.{what}-{rest}", self.id))
     }
 
     /// A file that an append writes.
     pub(crate) fn open(&self, random: &str) -> PathBuf {
-        self.dir.join(format!("open-{random}"))
+        self.name("open", random)
     }
 
     /// A file of so many bytes, with this hash, that nobody writes.
     pub(crate) fn at(&self, size: u64, hash: &Digest) -> PathBuf {
-        self.dir.join(format!("at-{size}-{}-{}", hash.algorithm().as_str(), hash.hex()))
+        self.name("at", &content(size, hash))
     }
 
     /// The same, finished.
     pub(crate) fn staged(&self, size: u64, hash: &Digest) -> PathBuf {
-        self.dir.join(format!("staged-{size}-{}-{}", hash.algorithm().as_str(), hash.hex()))
+        self.name("staged", &content(size, hash))
     }
 
     /// A second name of it.
     pub(crate) fn publish(&self, random: &str) -> PathBuf {
-        self.dir.join(format!("publish-{random}"))
+        self.name("publish", random)
     }
 }
 
@@ -122,30 +113,14 @@ pub(crate) fn parse_aside(name: &str) -> Option<(Digest, &str)> {
     Some((format!("{algorithm}:{hex}").parse().ok()?, token))
 }
 
-/// What a name in the directory of uploads is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UploadName {
-    /// The directory of an upload.
-    Session,
-    /// A file, and whether it is staged.
-    File { staged: bool },
+fn content(size: u64, hash: &Digest) -> String {
+    format!("{size}-{}-{}", hash.algorithm().as_str(), hash.hex())
 }
 
-/// Which upload a name in the directory of uploads belongs to, and what it is.
-pub(crate) fn parse_upload(name: &str) -> Option<(UploadId, UploadName)> {
-    let (id, is) = if let Some(id) = name.strip_suffix(SESSION) {
-        (id, UploadName::Session)
-    } else if let Some(id) = name.strip_suffix(STAGED).or_else(|| name.strip_suffix(PUBLISH)) {
-        (id, UploadName::File { staged: true })
-    } else {
-        (name, UploadName::File { staged: false })
-    };
-    Some((id.parse().ok()?, is))
-}
-
-/// Whether a file of an upload's directory is a staged one.
-pub(crate) fn is_staged(name: &str) -> bool {
-    name.starts_with("staged-")
+/// Which upload a name in the directory of uploads belongs to, and whether it is staged.
+pub(crate) fn parse_upload(name: &str) -> Option<(UploadId, bool)> {
+    let (id, what) = name.split_once('.').unwrap_or((name, ""));
+    Some((id.parse().ok()?, what.starts_with("staged")))
 }
 
 #[cfg(test)]
@@ -178,16 +153,13 @@ mod tests {
     #[test]
     fn foreign_names_are_no_uploads() {
         let id = "0123abcd-0123-4123-8123-0123456789ab";
-        for (end, is) in [
-            ("", UploadName::File { staged: false }),
-            (".staged", UploadName::File { staged: true }),
-            (".publish", UploadName::File { staged: true }),
-            (".d", UploadName::Session),
-        ] {
+        for (end, staged) in
+            [("", false), (".staged", true), (".staged-1-a-b", true), (".at-1-a-b", false)]
+        {
             let parsed = parse_upload(&format!("{id}{end}"));
-            assert_eq!(parsed, Some((id.parse().expect("valid"), is)));
+            assert_eq!(parsed, Some((id.parse().expect("valid"), staged)));
         }
-        for foreign in [".probe", "x", "", ".staged", ".d", "README"] {
+        for foreign in [".probe", "x", "", ".staged", "README"] {
             assert_eq!(parse_upload(foreign), None);
         }
     }

@@ -70,50 +70,31 @@ impl Inner {
         let dir = Path::new(layout::UPLOADS);
         let mut found: Vec<UploadEntry> = Vec::new();
         for name in self.sorted(dir)? {
-            let Some((id, is)) = layout::parse_upload(&name) else { continue };
+            let Some((id, staged)) = layout::parse_upload(&name) else { continue };
             if after.as_ref().is_some_and(|after| id <= *after) {
                 continue;
             }
-            let Some(entry) = self.upload(id, is, &dir.join(&name))? else { continue };
+            let path = dir.join(&name);
+            let FileInfo { size, modified, .. } = match self.disk.info(&path) {
+                Ok(info) => info,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(failed("look at", &path)(e)),
+            };
             // Names of one upload are neighbours: the id is the longer ones' beginning.
             if let Some(last) = found.last_mut()
-                && last.id == entry.id
+                && last.id == id
             {
-                last.staged |= entry.staged;
+                last.size += size;
+                last.modified = last.modified.max(modified);
+                last.staged |= staged;
                 continue;
             }
             if found.len() >= limit {
                 break;
             }
-            found.push(entry);
+            found.push(UploadEntry { id, size, modified, staged });
         }
         Ok(found)
-    }
-
-    /// What is known of an upload by one name in the directory of uploads; `None` when it has just gone.
-    fn upload(
-        &self,
-        id: UploadId,
-        is: layout::UploadName,
-        path: &Path,
-    ) -> Result<Option<UploadEntry>, BlobError> {
-        let info = |path: &Path| match self.disk.info(path) {
-            Ok(info) => Ok(Some(info)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(failed("look at", path)(e)),
-        };
-        let Some(FileInfo { size, modified, .. }) = info(path)? else { return Ok(None) };
-        let layout::UploadName::File { staged } = is else {
-            let mut entry = UploadEntry { id, size: 0, modified, staged: false };
-            for name in self.sorted(path)? {
-                let Some(file) = info(&path.join(&name))? else { continue };
-                entry.size += file.size;
-                entry.modified = entry.modified.max(file.modified);
-                entry.staged |= layout::is_staged(&name);
-            }
-            return Ok(Some(entry));
-        };
-        Ok(Some(UploadEntry { id, size, modified, staged }))
     }
 
     /// The names in a directory in order; none when there is no such directory.

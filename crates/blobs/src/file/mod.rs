@@ -344,6 +344,11 @@ impl BlobStorage for FileStorage {
         self.run("give up an upload", move |inner| inner.upload_abort(&id)).await
     }
 
+    async fn upload_end(&self, staged: &Staged) -> Result<(), BlobError> {
+        let staged = staged.clone();
+        self.run("end an upload", move |inner| inner.upload_end(&staged)).await
+    }
+
     async fn uploads(
         &self,
         after: Option<&UploadId>,

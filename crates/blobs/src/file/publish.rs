@@ -70,7 +70,7 @@ impl Inner {
     /// Publishes the file of a `put`, whose own name goes.
     pub(super) fn publish_put(&self, id: &UploadId, digest: &Digest) -> Result<(), BlobError> {
         let names = UploadPath::new(id);
-        let (from, between) = (&names.put, &names.put_publish);
+        let (from, between) = (&names.begun, &names.publish(&self.random_name()));
         // Not at once: while its directory goes, it may have to be done again.
         self.place(from, digest, |to| self.link_or_rename(from, between, to))?;
         for name in [between, from] {

@@ -11,7 +11,9 @@
 //! 5. The end renames in the same way, to a name that nobody takes. What is published has that name, so it hashes to the
 //!    digest that it is published as.
 //!
-//! Whether an append counts is decided by the commit of its record. What the others leave goes with the upload.
+//! Whether an append counts is decided by the commit of its record. An upload that one writer began and ended is one file,
+//! which only changed its name; whoever makes another one says so in a file of its own, so that the end removes them all.
+//! What is left behind nevertheless, by a late request or a dead replica, the purge finds.
 
 use std::{
     collections::HashSet,
@@ -22,7 +24,11 @@ use std::{
 use dtr_types::{Algorithm, Digest, Hasher, UploadId};
 use parking_lot::Mutex;
 
-use super::{Inner, failed, layout::UploadPath, unless_missing};
+use super::{
+    Inner, failed,
+    layout::{UPLOADS, UploadPath, parse_upload},
+    unless_missing,
+};
 use crate::{
     Appended, BlobError, Staged,
     disk::{DiskFile, Open},
@@ -69,21 +75,19 @@ impl Inner {
     }
 
     pub(super) fn upload_create(&self, id: &UploadId) -> Result<(), BlobError> {
-        let dir = UploadPath::new(id).dir;
-        self.disk.create_dir(&dir).map_err(|e| match e.kind() {
+        let path = UploadPath::new(id).begun;
+        self.disk.open(&path, Open::Create).map(drop).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => BlobError::UploadExists(id.clone()),
-            _ => failed("make the directory", &dir)(e),
+            _ => failed("create", &path)(e),
         })
     }
 
     /// A file for the caller alone, with the first `at` bytes of an upload, which `hasher` has seen.
     pub(super) fn take(&self, id: &UploadId, at: u64, hasher: &Hasher) -> Result<Own, BlobError> {
         let names = UploadPath::new(id);
-        if at == 0 {
-            return self.create_own(id, &names);
-        }
         let hash = hasher.clone().finish();
-        let (left, own) = (names.at(at, &hash), names.open(&self.random_name()));
+        let left = if at == 0 { names.begun.clone() } else { names.at(at, &hash) };
+        let own = names.open(&self.random_name());
         if unless_missing(self.disk.rename(&left, &own)).map_err(failed("take", &left))? {
             let file = self.disk.open(&own, Open::Write).map_err(missing(id, "open", &own))?;
             // After a power loss a name may be an earlier one of the file.
@@ -91,7 +95,20 @@ impl Inner {
                 return Ok((file, own));
             }
         }
-        self.copy_recorded(id, &names, at, &hash)
+        let files = self.files_of(id)?;
+        if files.is_empty() {
+            return Err(BlobError::UploadNotFound(id.clone()));
+        }
+        match self.disk.open(&names.more, Open::Create) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("create", &names.more)(e));
+            }
+            _ => {}
+        }
+        if at == 0 {
+            return self.create_own(id, &names);
+        }
+        self.copy_recorded(id, &names, &files, at, &hash)
     }
 
     fn create_own(&self, id: &UploadId, names: &UploadPath) -> Result<Own, BlobError> {
@@ -112,17 +129,18 @@ impl Inner {
         &self,
         id: &UploadId,
         names: &UploadPath,
+        files: &[PathBuf],
         at: u64,
         hash: &Digest,
     ) -> Result<Own, BlobError> {
         let mut present = 0;
-        for path in self.files_of(names)? {
-            let from = match self.disk.open(&path, Open::Read) {
+        for path in files {
+            let from = match self.disk.open(path, Open::Read) {
                 Ok(from) => from,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(failed("open", &path)(e)),
+                Err(e) => return Err(failed("open", path)(e)),
             };
-            let size = from.info().map_err(failed("look at", &path))?.size;
+            let size = from.info().map_err(failed("look at", path))?.size;
             present = present.max(size);
             if size < at {
                 continue;
@@ -131,11 +149,12 @@ impl Inner {
             let copied = copy(&*from, &*file, at, hash.algorithm());
             if matches!(&copied, Ok(copied) if copied == hash) {
                 // Unlike a new name of the file that had these bytes, this one is not known after a power loss.
-                self.disk.sync_dir(&names.dir).map_err(failed("sync", &names.dir))?;
+                let dir = Path::new(UPLOADS);
+                self.disk.sync_dir(dir).map_err(failed("sync", dir))?;
                 return Ok((file, own));
             }
             unless_missing(self.disk.remove_file(&own)).map_err(failed("remove", &own))?;
-            copied.map_err(failed("copy", &path))?;
+            copied.map_err(failed("copy", path))?;
         }
         if present == 0 || present >= at {
             return Err(BlobError::UploadNotFound(id.clone()));
@@ -143,33 +162,13 @@ impl Inner {
         Err(BlobError::Offset { upload: id.clone(), expected: at, present })
     }
 
-    /// All files of an upload; those of earlier versions are put beside the others first.
-    fn files_of(&self, names: &UploadPath) -> Result<Vec<PathBuf>, BlobError> {
-        let mut files = Vec::new();
-        match self.disk.names(&names.dir) {
-            Ok(found) => files.extend(found.iter().map(|name| names.dir.join(name))),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(failed("list", &names.dir)(e)),
-        }
-        // Those that rest before those that are being written.
-        files.sort();
-        for path in &names.earlier {
-            match self.disk.info(path) {
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(failed("look at", path)(e)),
-            }
-            match self.disk.create_dir(&names.dir) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(failed("make the directory", &names.dir)(e));
-                }
-                _ => {}
-            }
-            let beside = names.open(&self.random_name());
-            unless_missing(self.disk.rename(path, &beside)).map_err(failed("move", path))?;
-            files.push(beside);
-        }
-        Ok(files)
+    /// All files of an upload; those that rest before those that are being written. It reads the names of all uploads.
+    fn files_of(&self, id: &UploadId) -> Result<Vec<PathBuf>, BlobError> {
+        let dir = Path::new(UPLOADS);
+        let mut names = self.disk.names(dir).map_err(failed("list", dir))?;
+        names.retain(|name| parse_upload(name).is_some_and(|(of, _)| of == *id));
+        names.sort_unstable();
+        Ok(names.iter().map(|name| dir.join(name)).collect())
     }
 
     /// Gives a synced file the name that says what it is.
@@ -206,10 +205,8 @@ impl Inner {
 
     /// Whoever goes on with a finished upload copies what is staged: it may be a blob already. So nothing has to be done.
     pub(super) fn upload_reopen(&self, id: &UploadId, at: u64) -> Result<(), BlobError> {
-        let names = UploadPath::new(id);
-        let files = self.files_of(&names)?;
         let mut present = None;
-        for path in files {
+        for path in self.files_of(id)? {
             match self.disk.info(&path) {
                 Ok(info) => present = present.max(Some(info.size)),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -217,14 +214,11 @@ impl Inner {
             }
         }
         match present {
-            Some(present) if present < at => {
+            Some(present) if present >= at => Ok(()),
+            Some(present) if present > 0 => {
                 Err(BlobError::Offset { upload: id.clone(), expected: at, present })
             }
-            Some(_) => Ok(()),
-            None if at == 0 => {
-                self.disk.info(&names.dir).map(drop).map_err(missing(id, "look at", &names.dir))
-            }
-            None => Err(BlobError::UploadNotFound(id.clone())),
+            _ => Err(BlobError::UploadNotFound(id.clone())),
         }
     }
 
@@ -245,26 +239,22 @@ impl Inner {
     }
 
     pub(super) fn upload_abort(&self, id: &UploadId) -> Result<(), BlobError> {
-        let names = UploadPath::new(id);
-        let remove = |path: &Path| {
-            unless_missing(self.disk.remove_file(path)).map(drop).map_err(failed("remove", path))
-        };
-        match self.disk.names(&names.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return names.earlier.iter().try_for_each(|path| remove(path));
-            }
-            Err(e) => return Err(failed("list", &names.dir)(e)),
-            Ok(files) => files.iter().try_for_each(|name| remove(&names.dir.join(name)))?,
-        }
-        match self.disk.remove_dir(&names.dir) {
-            // Somebody writes to it at this moment: the purge finds it.
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            removed => unless_missing(removed).map(drop).map_err(failed("remove", &names.dir)),
-        }
+        self.files_of(id)?.iter().try_for_each(|path| self.remove(path).map(drop))
+    }
+
+    /// What is left of an upload is mostly one file, of which the name is known.
+    pub(super) fn upload_end(&self, staged: &Staged) -> Result<(), BlobError> {
+        let names = UploadPath::new(&staged.id);
+        self.remove(&names.staged(staged.size, &staged.hash))?;
+        if self.remove(&names.more)? { self.upload_abort(&staged.id) } else { Ok(()) }
+    }
+
+    fn remove(&self, path: &Path) -> Result<bool, BlobError> {
+        unless_missing(self.disk.remove_file(path)).map_err(failed("remove", path))
     }
 }
 
-/// What it means that a file of an upload, or its directory, is not there.
+/// What it means that a file of an upload is not there.
 fn missing<'a>(
     id: &'a UploadId,
     verb: &'a str,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use dtr_types::{Digest, Hasher, UploadId};
 use futures_util::StreamExt as _;
 
-use super::{FileStorage, Inner, failed, layout::UploadPath};
+use super::{FileStorage, Inner, failed, layout::UploadPath, unless_missing};
 use crate::{
     AppendError, Appended, BlobError, ByteStream,
     disk::{DiskFile, Open},
@@ -94,7 +94,7 @@ impl Writer {
 
     /// Makes a new file for a `put`.
     fn create(inner: &Inner, id: &UploadId, hasher: Hasher) -> Result<Self, BlobError> {
-        let path = UploadPath::new(id).put;
+        let path = UploadPath::new(id).begun;
         let file = inner.disk.open(&path, Open::Create).map_err(failed("create", &path))?;
         Ok(Self {
             file,
@@ -295,7 +295,7 @@ pub(super) async fn put(
     if let Some(id) = left.id.take()
         && stored.is_err()
     {
-        let _ = storage.run("give up an upload", move |inner| inner.upload_abort(&id)).await;
+        let _ = storage.run("give up an upload", move |inner| inner.drop_put(&id)).await;
     }
     stored
 }
@@ -313,11 +313,16 @@ impl Drop for Leftover {
             return;
         };
         let inner = Arc::clone(&self.storage.0);
-        runtime.spawn_blocking(move || inner.upload_abort(&id));
+        runtime.spawn_blocking(move || inner.drop_put(&id));
     }
 }
 
 impl Inner {
+    fn drop_put(&self, id: &UploadId) -> Result<(), BlobError> {
+        let path = UploadPath::new(id).begun;
+        unless_missing(self.disk.remove_file(&path)).map(drop).map_err(failed("remove", &path))
+    }
+
     fn check_and_publish(
         &self,
         id: &UploadId,

@@ -122,7 +122,13 @@ impl Staging {
             // Whether it had ended or not, the upload is free afterwards.
             let _ = open.task.await;
         }
-        for number in 0..self.begun {
+        for (_, staged) in &self.staged {
+            if let Err(error) = self.storage.upload_end(staged).await {
+                tracing::warn!(%error, id = %staged.id, "what a restore had staged could not be removed; it is purged later");
+            }
+        }
+        // One after those may have been begun and not staged.
+        for number in self.staged.len() as u64..self.begun {
             let Ok(id) = format!("{}{number:012x}", self.prefix).parse::<UploadId>() else {
                 continue;
             };
