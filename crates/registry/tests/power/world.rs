@@ -359,6 +359,10 @@ impl World {
             tidied.unwrap_or_else(|error| panic!("{context}: {error}"));
             assert!(self.collect().await, "{context}: the collector fails");
         }
+        // What was removed is remembered for a while.
+        self.clock.advance(Duration::from_secs(8 * 86_400));
+        let tidied = tidy(&self.catalog, &*self.blobs, &settings, Revision::ZERO).await;
+        tidied.unwrap_or_else(|error| panic!("{context}: {error}"));
         let stored = self.blobs.list_all().await;
         assert!(stored.is_empty(), "{context}: blobs stay for ever: {stored:?}");
         for prefix in PREFIXES {
