@@ -37,6 +37,7 @@ use upload::Busy;
 pub struct S3Storage {
     bucket: Arc<Bucket>,
     busy: Arc<Busy>,
+    removals_good_for: Duration,
 }
 
 impl fmt::Debug for S3Storage {
@@ -54,7 +55,14 @@ impl S3Storage {
     pub fn open(settings: &S3Settings, random: Arc<dyn Random>) -> Result<Self, BlobError> {
         let bucket = Bucket::open(settings, random)
             .map_err(|reason| BlobError::Unsuitable { root: settings.to_string(), reason })?;
-        Ok(Self { bucket: Arc::new(bucket), busy: Arc::default() })
+        let (bucket, busy) = (Arc::new(bucket), Arc::default());
+        Ok(Self { bucket, busy, removals_good_for: remove::GOOD_FOR })
+    }
+
+    /// The same with another time within which a removal must be carried out once it was prepared.
+    #[must_use]
+    pub fn with_removals_good_for(self, removals_good_for: Duration) -> Self {
+        Self { removals_good_for, ..self }
     }
 
     /// Writes, reads, lists and deletes an object: whether the bucket is there and the key may do what is needed.
@@ -112,7 +120,7 @@ impl BlobStorage for S3Storage {
     }
 
     async fn set_aside(&self, digest: &Digest) -> Result<Aside, BlobError> {
-        remove::set_aside(&self.bucket, digest).await
+        remove::set_aside(&self.bucket, digest, self.removals_good_for).await
     }
 
     async fn put_back(&self, _: Aside) -> Result<(), BlobError> {

@@ -10,12 +10,16 @@ use dtr_types::Digest;
 use crate::client::Bucket;
 
 /// How long a signed removal is good for; clocks that differ by less do no harm.
-const GOOD_FOR: Duration = Duration::from_secs(300);
+pub(crate) const GOOD_FOR: Duration = Duration::from_secs(300);
 /// When nothing of it can happen any more, also by a clock that is some minutes ahead.
 pub(crate) const SETTLES: Duration = Duration::from_secs(900);
 
-pub(crate) async fn set_aside(bucket: &Bucket, digest: &Digest) -> Result<Aside, BlobError> {
-    let token = bucket.deletion(&bucket.layout.blob(digest), GOOD_FOR).await?;
+pub(crate) async fn set_aside(
+    bucket: &Bucket,
+    digest: &Digest,
+    good_for: Duration,
+) -> Result<Aside, BlobError> {
+    let token = bucket.deletion(&bucket.layout.blob(digest), good_for).await?;
     Ok(Aside { digest: *digest, token })
 }
 

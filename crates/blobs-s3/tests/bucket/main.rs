@@ -61,6 +61,28 @@ async fn blobs_are_where_distribution_has_them() {
     assert_eq!(std::fs::read(server.bucket().join(path)).expect("there"), b"hello");
 }
 
+/// Whoever was frozen in between finds that the service refuses his removal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_comes_late_is_refused() {
+    let server = Server::start();
+    let frozen = server.storage().with_removals_good_for(Duration::from_secs(1));
+    let digest = Digest::of(b"hello");
+    frozen.put(&digest, None, body("hello")).await.expect("stored");
+    let aside = frozen.set_aside(&digest).await.expect("prepared");
+    assert!(!format!("{aside:?}").contains("http"), "who has it can remove the blob: {aside:?}");
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        // poll: until the service counts more than a second
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let late = frozen.remove_aside(aside).await;
+    assert!(late.is_err(), "{late:?}");
+    assert!(frozen.stat(&digest).await.expect("readable").is_some());
+    let aside = frozen.set_aside(&digest).await.expect("prepared");
+    assert!(frozen.remove_aside(aside).await.expect("removed"));
+    assert!(frozen.stat(&digest).await.expect("readable").is_none());
+}
+
 /// Each chunk goes to another replica than the one before, and each opens the bucket anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_is_handed_from_replica_to_replica() {
