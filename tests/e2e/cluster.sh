@@ -92,7 +92,7 @@ pulls() {
             [ "$(digest_at "$n" first)" = "$image" ] && push "$n" "while-$n" || failed=$((failed + 1))
         done
     done
-    echo "$((done > 20)) $failed" >"$WORK/pulled"
+    echo "$((done > 5)) $failed" >"$WORK/pulled"
 }
 pulls 2>"$WORK/pulls.log" &
 client=$!
