@@ -70,7 +70,8 @@ with() {
 # shellcheck disable=SC2046
 ok "the first replica" with former on 1 "$dtr" install --store etcd --etcd-endpoints "$endpoints" $(place 1) || bail "nothing works without it"
 # shellcheck disable=SC2046
-refused "a second cluster in it is refused" "a registry in this etcd already" with former on 2 "$dtr" install --store etcd --etcd-endpoints "$endpoints" $(place 2)
+refused "a second cluster in it is refused" "a registry in this etcd already" with former on 2 "$dtr" install --store etcd --etcd-endpoints "$endpoints" \
+    --data-dir "$(folder 2)" --listen-address "$(address 2)" --dtr-storage-volume "$WORK/elsewhere"
 # shellcheck disable=SC2046
 join() { on 2 "$dtr" join $(place 2) $(through 1) "$@"; }
 refused "a join without the etcd is refused, and says what to give" "etcd-endpoints" join
