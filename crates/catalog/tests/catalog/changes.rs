@@ -132,7 +132,7 @@ async fn nothing_is_stored_after_the_registry_was_made_read_only() {
     for steps in 0.. {
         let world = World::with(Limits { operations_max: 18, ..Limits::default() });
         let repository = world.create("corp/web").await;
-        let (body, blobs) = World::image("large", 20);
+        let (body, blobs) = World::image("large", 80);
         for blob in &blobs {
             world.link(&repository, blob, 9).await;
         }
@@ -163,7 +163,7 @@ async fn nothing_is_stored_after_the_registry_was_made_read_only() {
             break;
         }
     }
-    assert!(refused > 2, "{refused}");
+    assert!(refused > 0, "none was refused");
 }
 
 #[tokio::test]
