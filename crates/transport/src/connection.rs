@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Forwarded, Limits,
+    linger::{Lent, linger},
     request::{App, Handler, Origin, Scheme},
     watch::{Verdict, Watch, Watched},
 };
@@ -121,6 +122,7 @@ impl<S: Handler> Accepted<S> {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let watch = Watch::new(http2);
+        let (io, mut returned) = Lent::new(io);
         let io = TokioIo::new(Watched::new(io, Arc::clone(&watch), ahead));
         let origin = Arc::new(Origin {
             peer: self.peer,
@@ -147,6 +149,11 @@ impl<S: Handler> Accepted<S> {
         } else {
             served.await
         };
+        if ended.is_ok()
+            && let Ok(io) = returned.try_recv()
+        {
+            linger(io).await;
+        }
         ended.map_err(|ended| match ended {
             Ended::Failed(why) => why,
             Ended::Over(limit) => {

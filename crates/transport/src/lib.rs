@@ -31,6 +31,7 @@ mod connection;
 pub mod durable;
 mod forwarded;
 mod limits;
+mod linger;
 mod logging;
 mod metrics;
 pub mod pki;
