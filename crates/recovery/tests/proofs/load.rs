@@ -185,7 +185,11 @@ async fn backups_under_full_load_are_consistent_and_restore() {
             assert_same(&state, &direct);
         }
         let state = expected(&state);
-        let target = world.beside(100 + seed).await;
+        // In the storage of a registry that goes on, what nobody holds any more is collected at any time.
+        let target = match with_images {
+            true => World::empty(100 + seed).await,
+            false => world.beside(100 + seed).await,
+        };
         let back = target.restore(&archive, RestoreOptions::new(VERSION)).await.unwrap();
         assert_eq!(back.exit(), Exit::Done, "{back}");
         assert_same(&restored(target.state(At::Latest).await), &state);

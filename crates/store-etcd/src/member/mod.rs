@@ -203,7 +203,6 @@ impl MemberOptions {
         flag("strict-reconfig-check", "true".to_owned());
         // Compaction is ours: it knows of holds.
         flag("auto-compaction-retention", "0".to_owned());
-        flag("enable-v2", "false".to_owned());
         flag("logger", "zap".to_owned());
         flag("log-outputs", "stderr".to_owned());
         arguments
