@@ -191,10 +191,16 @@ impl Machines {
         Ok(())
     }
 
+    /// Where a machine's replica has its content: all together, but for the spare one.
+    pub fn storage(&self, machine: usize) -> String {
+        let name = if machine == self.count - 1 { "copied" } else { "blobs" };
+        self.folder.join(name).display().to_string()
+    }
+
     /// The flags of a replica that is made.
     pub fn place(&self, machine: usize) -> Vec<String> {
         let address = self.address(machine);
-        let blobs = self.folder.join("blobs").display().to_string();
+        let blobs = self.storage(machine);
         let plain = format!("{address}:{PLAIN}");
         let flags = [
             ("--data-dir", self.data(machine)),
