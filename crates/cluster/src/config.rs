@@ -41,7 +41,7 @@ pub struct MemberConfig {
     pub joined: Vec<MemberAddress>,
     /// The word that tells this cluster's members from others'.
     pub token: String,
-    /// How large its file may become before writes are refused, in bytes; [`QUOTA`] unless given.
+    /// How large its file may become before writes are refused, in bytes; 8 GiB unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota_bytes: Option<u64>,
 }

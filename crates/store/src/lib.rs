@@ -7,7 +7,7 @@
 //! - [`Store`] is what an engine implements: few, primitive operations.
 //! - [`StoreExt`] has the conveniences that every engine gets for free.
 //! - [`hold`] keeps revisions readable while somebody needs them.
-//! - [`together`] lets the reads of one request share what it costs to know the latest state.
+//! - [`together()`] lets the reads of one request share what it costs to know the latest state.
 //! - [`contract`] is the suite; an engine's own tests run it. [`model_test`] is the same by random operations.
 
 pub mod contract;
