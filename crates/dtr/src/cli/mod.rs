@@ -51,7 +51,7 @@ pub enum Command {
     Backup(BackupArgs),
     /// Make a replica from a backup on standard input
     Restore(RestoreArgs),
-    /// Bring the data of a replica to the format of this version
+    /// Restart replicas with the program that is installed, one after the other, then raise the format of the data
     Upgrade(UpgradeArgs),
     /// Remove content that nothing refers to
     Gc(GcArgs),
