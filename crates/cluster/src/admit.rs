@@ -2,6 +2,8 @@
 //! as a member without a vote; it gets the vote when it has caught up ([`crate::Keeper`]). So a join that comes to nothing
 //! costs the others nothing, and one on the small side of a partition cannot even begin.
 
+use std::time::Duration;
+
 use dtr_blobs::body;
 use dtr_catalog::keys;
 use dtr_store_etcd::{AdminError, EtcdStore, MemberFacts};
@@ -18,6 +20,11 @@ use crate::{
 
 /// The most replicas of a cluster: more would make each write slower and none of them safer.
 pub const REPLICAS_MAX: usize = 7;
+
+/// How long it is waited until all members count as connected, and how often it is looked. etcd wants five seconds of that,
+/// which one that has come just now cannot have yet, and takes some more to find one whose address has changed.
+const CONNECTED_MAX: Duration = Duration::from_secs(20);
+const CONNECTED_LOOK: Duration = Duration::from_millis(500);
 
 /// What a replica says that wants to come in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -259,17 +266,24 @@ fn one_at_a_time(other: &str) -> String {
 pub(crate) async fn add_learner(store: &EtcdStore, peer_url: &str) -> Result<(), ClusterError> {
     let members = store.members();
     let other = || ClusterError::refused(one_at_a_time("another replica"));
-    match members.add_learner(peer_url).await {
-        Ok(_) => Ok(()),
-        Err(AdminError::TooManyLearners) => Err(other()),
-        Err(error @ AdminError::Unknown { .. }) => {
-            let listed = members.list().await?;
-            if listed.iter().any(|member| member.peer_urls.iter().any(|url| url == peer_url)) {
-                return Ok(());
+    let began = tokio::time::Instant::now();
+    loop {
+        match members.add_learner(peer_url).await {
+            Ok(_) => return Ok(()),
+            Err(AdminError::TooManyLearners) => return Err(other()),
+            Err(AdminError::MajorityAtRisk(_)) if began.elapsed() < CONNECTED_MAX => {
+                tokio::time::sleep(CONNECTED_LOOK).await;
             }
-            Err(if listed.iter().any(|member| member.learner) { other() } else { error.into() })
+            Err(error @ AdminError::Unknown { .. }) => {
+                let listed = members.list().await?;
+                if listed.iter().any(|member| member.peer_urls.iter().any(|url| url == peer_url)) {
+                    return Ok(());
+                }
+                let is_other = listed.iter().any(|member| member.learner);
+                return Err(if is_other { other() } else { error.into() });
+            }
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => Err(error.into()),
     }
 }
 
