@@ -15,7 +15,6 @@ use dtr_catalog::records::TokenOrigin;
 use dtr_store::together;
 use dtr_transport::RequestInfo;
 use dtr_types::{RepositoryName, Secret};
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::{Gate, OciError, Registry, auth::Challenger};
@@ -70,23 +69,48 @@ fn refused() -> OciError {
 }
 
 /// The form of `POST /auth/token`.
-#[derive(Deserialize)]
-pub(crate) struct TokenForm {
+#[derive(Default)]
+struct TokenForm {
     grant_type: String,
-    #[serde(default)]
     service: String,
-    #[serde(default)]
     client_id: String,
-    #[serde(default)]
-    scope: String,
-    #[serde(default)]
+    /// Several scopes come as one field with blanks, or as one field for each: podman, skopeo and buildah send one for
+    /// the target of a mount and one for its source.
+    scopes: Vec<String>,
     access_type: String,
-    #[serde(default)]
     username: String,
-    #[serde(default)]
     password: Secret,
-    #[serde(default)]
     refresh_token: Secret,
+}
+
+impl TokenForm {
+    /// The last of a field that may stand there once counts.
+    fn of(pairs: Vec<(String, String)>) -> Self {
+        let mut form = Self::default();
+        for (key, value) in pairs {
+            match key.as_str() {
+                "grant_type" => form.grant_type = value,
+                "service" => form.service = value,
+                "client_id" => form.client_id = value,
+                "scope" => form.scopes.push(value),
+                "access_type" => form.access_type = value,
+                "username" => form.username = value,
+                "password" => form.password = value.into(),
+                "refresh_token" => form.refresh_token = value.into(),
+                _ => {}
+            }
+        }
+        form
+    }
+}
+
+fn form_expected(status: StatusCode) -> OciError {
+    OciError::new(
+        status,
+        "UNSUPPORTED",
+        "POST /auth/token takes a form (application/x-www-form-urlencoded) with grant_type and scope, \
+         and username and password, or refresh_token",
+    )
 }
 
 /// `POST /auth/token`
@@ -94,12 +118,11 @@ pub(crate) async fn post(
     State(registry): State<Registry>,
     info: Option<Extension<RequestInfo>>,
     headers: HeaderMap,
-    form: Result<Form<TokenForm>, FormRejection>,
+    form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
     let answer = async {
-        let Form(form) = form.map_err(|rejection| {
-            OciError::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", rejection.body_text())
-        })?;
+        let Form(pairs) = form.map_err(|rejection| form_expected(rejection.status()))?;
+        let form = TokenForm::of(pairs);
         let Gate::Access(access) = &registry.gate else {
             return Err(OciError::unsupported("this registry hands out no tokens"));
         };
@@ -109,6 +132,7 @@ pub(crate) async fn post(
                 access.caller_from_password_at(&form.username, &form.password, from).await
             }
             "refresh_token" => access.caller_from_bearer(&form.refresh_token).await,
+            "" => return Err(form_expected(StatusCode::BAD_REQUEST)),
             other => {
                 return Err(OciError::new(
                     StatusCode::BAD_REQUEST,
@@ -124,7 +148,7 @@ pub(crate) async fn post(
             let error = OciError::from(error);
             if error.status() == StatusCode::UNAUTHORIZED { refused() } else { error }
         })?;
-        let scopes = form.scope.split(' ').filter(|scope| !scope.is_empty());
+        let scopes = form.scopes.iter().map(String::as_str);
         let wants_refresh = form.access_type == "offline"
             && form.grant_type == "password"
             && Access::is_password(&form.password);
@@ -217,7 +241,7 @@ async fn grant(
         return Err(OciError::unsupported("this registry hands out no tokens"));
     };
     let mut allowed = Vec::new();
-    for scope in scopes.flat_map(|text| text.split(' ')).take(SCOPES_MAX) {
+    for scope in scopes.flat_map(str::split_ascii_whitespace).take(SCOPES_MAX) {
         allowed.extend(granted(registry, access, caller, scope).await?);
     }
     let words: Vec<String> = allowed

@@ -147,8 +147,36 @@ async fn wrong_credentials_get_no_token() {
     form(&world, "grant_type=refresh_token&refresh_token=dtr_00").await.is(401);
     form(&world, "grant_type=refresh_token").await.is(401);
     form(&world, "grant_type=authorization_code&code=x").await.is(400);
-    form(&world, "nonsense").await.is(400);
-    world.call("POST", "/auth/token").body("{}").send().await.is(400);
+    // Told in words about the protocol, not about what reads it.
+    let json = world.call("POST", "/auth/token").body("{}").send().await.is(415);
+    for refused in [form(&world, "nonsense").await.is(400), json] {
+        assert_eq!(refused.code(), "UNSUPPORTED");
+        let message = refused.message();
+        assert!(message.starts_with("POST /auth/token takes a form"), "{message}");
+    }
+}
+
+/// podman, skopeo and buildah ask for a mount with one field each, once docker has logged in for them.
+#[tokio::test]
+async fn a_form_may_repeat_its_scopes() {
+    let world = World::new().await;
+    let answer = ask(&world, Who::Owner, "&offline_token=true").await.is(200);
+    let refresh = answer.json()["refresh_token"].as_str().expect("one").to_owned();
+    let both = [format!("repository:{PUBLIC}:pull,push"), format!("repository:{PRIVATE}:pull")];
+    let login = format!("grant_type=refresh_token&service=x&refresh_token={refresh}");
+    let password = format!("grant_type=password&username=owner&password={PASSWORD}");
+    let password_twice = format!("password=wrong&{password}");
+    for start in [login, password, password_twice] {
+        for scopes in [
+            format!("scope={}&scope={}", both[0], both[1]),
+            format!("scope={}%20{}", both[0], both[1]),
+            format!("scope=&scope={}+&scope={}&scope=%20", both[0], both[1]),
+        ] {
+            let answer = form(&world, &format!("{start}&{scopes}")).await.is(200);
+            assert_eq!(answer.json()["scope"], both.join(" "), "{scopes}");
+            assert_eq!(part(&token(&answer), 1)["access"].as_array().expect("a list").len(), 2);
+        }
+    }
 }
 
 #[tokio::test]
