@@ -8,7 +8,7 @@ use dtr_catalog::{
     records::{AccessLevel, Account, Repository, Visibility},
 };
 use dtr_identity::{Identity, IdentityError, Principal};
-use dtr_types::{AccountId, Secret};
+use dtr_types::{AccountId, ClusterId, Secret};
 
 use crate::{
     Caller, Denied, Operation, Permit, Rule,
@@ -61,9 +61,17 @@ impl std::fmt::Debug for Access {
 }
 
 impl Access {
-    /// Over a catalog and an identity service; makes the key that signs tokens if there is none.
-    pub async fn new(catalog: Catalog, identity: Arc<dyn Identity>) -> Result<Self, AccessError> {
-        let bearer = Arc::new(Bearer::open(catalog.clone()).await?);
+    /// Over the catalog of a cluster and an identity service; makes the key that signs tokens if there is none. Tokens that
+    /// another cluster issued are none here.
+    ///
+    /// # Errors
+    /// When the catalog fails, or a key in it cannot be used.
+    pub async fn new(
+        catalog: Catalog,
+        cluster: &ClusterId,
+        identity: Arc<dyn Identity>,
+    ) -> Result<Self, AccessError> {
+        let bearer = Arc::new(Bearer::open(catalog.clone(), cluster).await?);
         let tokens = AccessTokens::new(catalog.clone());
         Ok(Self { catalog, identity, bearer, tokens })
     }
@@ -211,16 +219,16 @@ impl Access {
     }
 
     /// A token for `/v2`: the caller may do with it what it may do without, at most what `scopes` says. Scopes that the
-    /// caller has no right to are left out.
+    /// caller has no right to are left out. `service` is the name under which the client knows this registry; it may be empty.
     pub async fn issue_token(
         &self,
         caller: &Caller,
         scopes: Vec<Scope>,
-        audience: &str,
+        service: &str,
     ) -> Result<IssuedToken, AccessError> {
         let mut limits = caller.limits().cloned().unwrap_or_default();
         limits.scopes = Some(scopes);
-        self.bearer.issue(caller.account_id(), caller.name(), limits, audience).await
+        self.bearer.issue(caller.account_id(), caller.name(), limits, service).await
     }
 
     /// The highest level that a caller has on a repository by grants; owners and administrators have [`AccessLevel::Admin`].

@@ -1,8 +1,8 @@
 //! Bearer tokens of `/auth/token`: signed, short-lived, verified once and then remembered. Source: Docker registry token
 //! authentication.
 //!
-//! A token names its account and what it is limited to, nothing else: what the account may do is looked up at each
-//! request. Its signing key is changed every month; a key is accepted until the tokens that it signed have ended.
+//! A token names its cluster, its account and what it is limited to, nothing else: what the account may do is looked up at
+//! each request. It is good in the cluster that issued it: a copy made from a backup has the same accounts, and is another. Its signing key is changed every month; a key is accepted until the tokens that it signed have ended.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use dtr_catalog::{
     Catalog, CatalogError,
     records::{KeyPurpose, KeyRecord},
 };
-use dtr_types::{AccountId, Digest, Secret, Timestamp};
+use dtr_types::{AccountId, ClusterId, Digest, Secret, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
@@ -25,8 +25,11 @@ const SKEW: Duration = Duration::from_secs(60);
 const KEY_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long keys are used before they are read again.
 const KEYS_TTL: Duration = Duration::from_secs(60);
-/// Issuer of all tokens.
-const ISSUER: &str = "dtr";
+
+/// The name of a cluster as issuer of tokens, and as the one that they are for.
+fn issuer(cluster: &ClusterId) -> String {
+    format!("dtr:{cluster}")
+}
 
 /// A token for a client.
 #[derive(Clone, Debug)]
@@ -44,7 +47,8 @@ struct Claims {
     iss: String,
     /// The user's name; empty for anonymous.
     sub: String,
-    aud: String,
+    /// The service that the client named, if it named one, and the cluster.
+    aud: Vec<String>,
     iat: i64,
     nbf: i64,
     exp: i64,
@@ -94,6 +98,8 @@ struct Keys {
 /// Issues and verifies.
 pub(crate) struct Bearer {
     catalog: Catalog,
+    /// As it stands in tokens.
+    issuer: String,
     keys: RwLock<Keys>,
     verified: moka::sync::Cache<Digest, Arc<Verified>>,
 }
@@ -117,11 +123,12 @@ impl Key {
 }
 
 impl Bearer {
-    pub async fn open(catalog: Catalog) -> Result<Self, AccessError> {
+    pub async fn open(catalog: Catalog, cluster: &ClusterId) -> Result<Self, AccessError> {
         let keys = Keys { read_at: Timestamp::default(), keys: Vec::new() };
         let verified =
             moka::sync::Cache::builder().max_capacity(20_000).time_to_live(TOKEN_LIFETIME).build();
-        let this = Self { catalog, keys: RwLock::new(keys), verified };
+        let issuer = issuer(cluster);
+        let this = Self { catalog, issuer, keys: RwLock::new(keys), verified };
         this.current().await?;
         Ok(this)
     }
@@ -195,7 +202,7 @@ impl Bearer {
         account: Option<&AccountId>,
         name: &str,
         limits: Limits,
-        audience: &str,
+        service: &str,
     ) -> Result<IssuedToken, AccessError> {
         let key = self.current().await?;
         let now = self.catalog.now();
@@ -204,9 +211,9 @@ impl Bearer {
             scope,
         });
         let claims = Claims {
-            iss: ISSUER.to_owned(),
+            iss: self.issuer.clone(),
             sub: name.to_owned(),
-            aud: audience.to_owned(),
+            aud: [service, &self.issuer].into_iter().filter(|aud| !aud.is_empty()).map(str::to_owned).collect(),
             iat: now.seconds(),
             nbf: now.minus(SKEW).seconds(),
             exp: now.plus(TOKEN_LIFETIME).seconds(),
@@ -258,11 +265,11 @@ impl Bearer {
             }
         };
         let mut validation = Validation::new(Algorithm::ES256);
-        // Times are checked against the clock that was handed in; the audience is for the client to check.
+        // Times are checked against the clock that was handed in.
         validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.set_issuer(&[ISSUER]);
-        validation.set_required_spec_claims(&["iss", "exp"]);
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_audience(&[&self.issuer]);
+        validation.set_required_spec_claims(&["iss", "aud", "exp"]);
         let Ok(decoded) = jsonwebtoken::decode::<Claims>(text, &key.verify, &validation) else {
             return Ok(None);
         };

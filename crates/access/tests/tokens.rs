@@ -13,7 +13,9 @@ use dtr_identity::{
     AccountChange, Actor, BuiltIn, BuiltInOptions, Cost, IdentityError, NewAccount, Principal,
 };
 use dtr_store_embedded::EmbeddedStore;
-use dtr_types::{AccountName, Clock as _, ManualClock, Secret, SeededRandom, SystemClock};
+use dtr_types::{
+    AccountName, Clock as _, ClusterId, ManualClock, Secret, SeededRandom, SystemClock,
+};
 
 const PASSWORD: &str = "password-of-alice";
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -76,7 +78,12 @@ impl World {
 }
 
 async fn open(catalog: &Catalog, identity: &BuiltIn) -> Access {
-    Access::new(catalog.clone(), Arc::new(identity.clone())).await.expect("opens")
+    open_as("6f1c1c8e-5d0b-4f0e-8a51-0a3d6b8f2c11", catalog, identity).await
+}
+
+async fn open_as(cluster: &str, catalog: &Catalog, identity: &BuiltIn) -> Access {
+    let cluster: ClusterId = cluster.parse().expect("an id");
+    Access::new(catalog.clone(), &cluster, Arc::new(identity.clone())).await.expect("opens")
 }
 
 async fn issue(access: &Access, caller: Caller) -> Secret {
@@ -155,6 +162,20 @@ async fn tokens_of_another_registry_are_none() {
     assert!(one.is_good(&token).await);
     // The seeds are the same and so may be the key's id, but never the key.
     assert!(!two.is_good(&token).await);
+}
+
+#[tokio::test]
+async fn tokens_of_a_copy_are_none() {
+    let world = World::new().await;
+    let copy = open_as("a3b7f0d2-1111-4222-8333-9d9d9d9d9d9d", &world.catalog, &world.identity);
+    let copy = copy.await;
+    // Even where it has the same key, accounts and repositories.
+    assert_eq!(world.keys().await.len(), 1);
+    let caller = Caller::user(world.login(PASSWORD).await.expect("logged in"));
+    let token = issue(&copy, caller).await;
+    assert!(is_good(&copy, &token).await);
+    assert!(!world.is_good(&token).await);
+    assert!(!is_good(&copy, &world.issue().await).await);
 }
 
 #[tokio::test]

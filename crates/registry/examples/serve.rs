@@ -10,7 +10,7 @@ use dtr_identity::{BuiltIn, BuiltInOptions};
 use dtr_registry::Registry;
 use dtr_store_embedded::{EmbeddedStore, Options};
 use dtr_transport::{AccessLog, Forwarded, Metrics, Server};
-use dtr_types::{Secret, SystemClock, SystemRandom};
+use dtr_types::{ClusterId, Secret, SystemClock, SystemRandom};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let registry = if open {
         Registry::open_to_everybody(catalog, blobs)
     } else {
-        let access = Access::new(catalog.clone(), Arc::new(identity)).await?;
+        let access = Access::new(catalog.clone(), &ClusterId::random(&SystemRandom), Arc::new(identity)).await?;
         Registry::new(catalog, blobs, access)
     };
     let server = Server::new(registry.router(), Metrics::new(), &SystemRandom)

@@ -392,7 +392,7 @@ impl Start {
         let blobs: SharedBlobs = Arc::clone(&marked) as _;
         let Who { identity: who, built_in, remote } = identity(catalog, &cluster).await?;
         let settings = catalog.settings().await?;
-        let access = Access::new(catalog.clone(), Arc::clone(&who)).await?;
+        let access = Access::new(catalog.clone(), &cluster.id, Arc::clone(&who)).await?;
         let of_engine =
             |engine| Cluster::new(catalog.clone(), Arc::clone(&blobs), engine, config.id.clone());
         let members = engine.map(of_engine);

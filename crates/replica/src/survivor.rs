@@ -109,7 +109,7 @@ impl Survivor {
         let (cluster, blobs) = understood(catalog, dir, config).await?;
         let blobs: SharedBlobs = blobs;
         let Who { identity, built_in, .. } = identity(catalog, &cluster).await?;
-        let access = Access::new(catalog.clone(), Arc::clone(&identity)).await?;
+        let access = Access::new(catalog.clone(), &cluster.id, Arc::clone(&identity)).await?;
         let id = config.id.clone();
         let scheduler = Scheduler::new(catalog.clone(), Arc::clone(&blobs), id.clone());
         let registry = Registry::new(catalog.clone(), Arc::clone(&blobs), access.clone());

@@ -16,7 +16,7 @@ use dtr_catalog::{
 use dtr_identity::{Actor, BuiltIn, BuiltInOptions, Cost, NewAccount, NewTeam};
 use dtr_registry::Registry;
 use dtr_store_embedded::EmbeddedStore;
-use dtr_types::{
+use dtr_types::{ClusterId, 
     AccountId, Clock as _, Digest, ManualClock, RepositoryId, Secret, SeededRandom, SystemClock,
 };
 use serde_json::{Value, json};
@@ -187,6 +187,11 @@ impl Call<'_> {
     }
 }
 
+/// The cluster that all replicas of a test are of.
+pub fn cluster() -> ClusterId {
+    "6f1c1c8e-5d0b-4f0e-8a51-0a3d6b8f2c11".parse().expect("an id")
+}
+
 impl World {
     pub async fn new() -> Self {
         Self::with(|_| {}).await
@@ -211,7 +216,8 @@ impl World {
         let catalog = Catalog::new(self.catalog.store().clone(), self.clock.clone(), random);
         let options = BuiltInOptions { cost: Cost::least(), ..BuiltInOptions::default() };
         let identity = BuiltIn::new(catalog.clone(), options);
-        let access = Access::new(catalog.clone(), Arc::new(identity.clone())).await.expect("opens");
+        let access = Access::new(catalog.clone(), &cluster(), Arc::new(identity.clone()));
+        let access = access.await.expect("opens");
         let registry = Registry::new(catalog.clone(), Arc::new(blobs), access.clone());
         let router = registry.router();
         let (clock, org) = (self.clock.clone(), self.org.clone());
@@ -243,7 +249,8 @@ impl World {
         let public = repository(&catalog, PUBLIC, &org, Visibility::Public).await;
         let private = repository(&catalog, PRIVATE, &org, Visibility::Private).await;
         teams(&catalog, &identity, &org, &ids, &[&public, &private]).await;
-        let access = Access::new(catalog.clone(), Arc::new(identity.clone())).await.expect("opens");
+        let access = Access::new(catalog.clone(), &cluster(), Arc::new(identity.clone()));
+        let access = access.await.expect("opens");
         let registry = Registry::new(catalog.clone(), blobs, access.clone());
         let router = registry.router();
         Self { catalog, identity, access, registry, router, clock, org, public, private, dir: None }

@@ -28,7 +28,7 @@ use dtr_jobs::{CollectOptions, collect, sweep, tidy};
 use dtr_registry::Registry;
 use dtr_store::{At, Limits, StoreExt as _};
 use dtr_store_embedded::{EmbeddedStore, simulated::Disk};
-use dtr_types::{
+use dtr_types::{ClusterId, 
     Clock as _, Digest, Manifest, ManualClock, Random as _, RepositoryId, Revision, Secret,
     SeededRandom, Timestamp,
 };
@@ -137,6 +137,11 @@ pub struct World {
     router: axum::Router,
 }
 
+/// The cluster that all replicas of a test are of.
+fn cluster() -> ClusterId {
+    "6f1c1c8e-5d0b-4f0e-8a51-0a3d6b8f2c11".parse().expect("an id")
+}
+
 impl World {
     /// Opens what is on the disks. `seed` makes its random values others than those of earlier lives.
     pub async fn open(disks: &Disks, operations_max: usize, seed: u64) -> Self {
@@ -154,7 +159,8 @@ impl World {
         let catalog = Catalog::new(store, clock.clone(), random);
         let options = BuiltInOptions { cost: Cost::least(), ..BuiltInOptions::default() };
         let identity = BuiltIn::new(catalog.clone(), options);
-        let access = Access::new(catalog.clone(), Arc::new(identity)).await.expect("opens");
+        let access = Access::new(catalog.clone(), &cluster(), Arc::new(identity));
+        let access = access.await.expect("opens");
         let registry = Registry::new(catalog.clone(), blobs.clone(), access);
         let router = registry.router();
         Self { catalog, blobs, clock, registry, router }
