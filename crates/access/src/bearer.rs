@@ -213,7 +213,11 @@ impl Bearer {
         let claims = Claims {
             iss: self.issuer.clone(),
             sub: name.to_owned(),
-            aud: [service, &self.issuer].into_iter().filter(|aud| !aud.is_empty()).map(str::to_owned).collect(),
+            aud: [service, &self.issuer]
+                .into_iter()
+                .filter(|aud| !aud.is_empty())
+                .map(str::to_owned)
+                .collect(),
             iat: now.seconds(),
             nbf: now.minus(SKEW).seconds(),
             exp: now.plus(TOKEN_LIFETIME).seconds(),

@@ -34,7 +34,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let registry = if open {
         Registry::open_to_everybody(catalog, blobs)
     } else {
-        let access = Access::new(catalog.clone(), &ClusterId::random(&SystemRandom), Arc::new(identity)).await?;
+        let access =
+            Access::new(catalog.clone(), &ClusterId::random(&SystemRandom), Arc::new(identity))
+                .await?;
         Registry::new(catalog, blobs, access)
     };
     let server = Server::new(registry.router(), Metrics::new(), &SystemRandom)

@@ -16,8 +16,9 @@ use dtr_catalog::{
 use dtr_identity::{Actor, BuiltIn, BuiltInOptions, Cost, NewAccount, NewTeam};
 use dtr_registry::Registry;
 use dtr_store_embedded::EmbeddedStore;
-use dtr_types::{ClusterId, 
-    AccountId, Clock as _, Digest, ManualClock, RepositoryId, Secret, SeededRandom, SystemClock,
+use dtr_types::{
+    AccountId, Clock as _, ClusterId, Digest, ManualClock, RepositoryId, Secret, SeededRandom,
+    SystemClock,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt as _;

@@ -28,9 +28,9 @@ use dtr_jobs::{CollectOptions, collect, sweep, tidy};
 use dtr_registry::Registry;
 use dtr_store::{At, Limits, StoreExt as _};
 use dtr_store_embedded::{EmbeddedStore, simulated::Disk};
-use dtr_types::{ClusterId, 
-    Clock as _, Digest, Manifest, ManualClock, Random as _, RepositoryId, Revision, Secret,
-    SeededRandom, Timestamp,
+use dtr_types::{
+    Clock as _, ClusterId, Digest, Manifest, ManualClock, Random as _, RepositoryId, Revision,
+    Secret, SeededRandom, Timestamp,
 };
 use tower::ServiceExt as _;
 
