@@ -217,7 +217,8 @@ impl World {
         let catalog = Catalog::new(self.catalog.store().clone(), self.clock.clone(), random);
         let options = BuiltInOptions { cost: Cost::least(), ..BuiltInOptions::default() };
         let identity = BuiltIn::new(catalog.clone(), options);
-        let access = Access::new(catalog.clone(), &cluster(), Arc::new(identity.clone()));
+        let cluster = cluster();
+        let access = Access::new(catalog.clone(), &cluster, Arc::new(identity.clone()));
         let access = access.await.expect("opens");
         let registry = Registry::new(catalog.clone(), Arc::new(blobs), access.clone());
         let router = registry.router();
@@ -250,7 +251,8 @@ impl World {
         let public = repository(&catalog, PUBLIC, &org, Visibility::Public).await;
         let private = repository(&catalog, PRIVATE, &org, Visibility::Private).await;
         teams(&catalog, &identity, &org, &ids, &[&public, &private]).await;
-        let access = Access::new(catalog.clone(), &cluster(), Arc::new(identity.clone()));
+        let cluster = cluster();
+        let access = Access::new(catalog.clone(), &cluster, Arc::new(identity.clone()));
         let access = access.await.expect("opens");
         let registry = Registry::new(catalog.clone(), blobs, access.clone());
         let router = registry.router();

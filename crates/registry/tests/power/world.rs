@@ -159,7 +159,8 @@ impl World {
         let catalog = Catalog::new(store, clock.clone(), random);
         let options = BuiltInOptions { cost: Cost::least(), ..BuiltInOptions::default() };
         let identity = BuiltIn::new(catalog.clone(), options);
-        let access = Access::new(catalog.clone(), &cluster(), Arc::new(identity));
+        let cluster = cluster();
+        let access = Access::new(catalog.clone(), &cluster, Arc::new(identity));
         let access = access.await.expect("opens");
         let registry = Registry::new(catalog.clone(), blobs.clone(), access);
         let router = registry.router();
