@@ -3,11 +3,10 @@
 use axum::{Json, extract::State, http::StatusCode};
 use dtr_access::Operation;
 use dtr_catalog::{
-    TransactionExt as _, keys,
-    records::{EventType, RestartRecord},
+    keys,
+    records::{ClusterRecord, EventType, RestartRecord},
 };
 use dtr_cluster::{Admission, Cluster, ClusterError, JoinRequest, Raise, Removal};
-use dtr_store::Transaction;
 use dtr_types::ReplicaId;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -140,28 +139,21 @@ pub(crate) async fn restart(
         wanted.clone_from(&known);
     }
     let key = keys::restart();
-    loop {
-        let found = state.catalog.get(&key).await?;
+    let asked_at = state.catalog.now();
+    let put = state.catalog.update(&key, None, |found: Option<&RestartRecord>| {
         let mut replicas = wanted.clone();
-        let mut change = Transaction::new();
-        change = match found {
-            Some(found) => {
-                // One that is no more would be waited for without end.
-                let earlier = found.value.replicas.into_iter();
-                replicas.extend(earlier.filter(|id| !wanted.contains(id) && known.contains(id)));
-                change.if_modified_at(&key, found.modified)
-            }
-            None => change.if_absent(&key),
-        };
-        let asked_at = state.catalog.now();
-        let record = RestartRecord { replicas, drain_seconds: request.drain_seconds, asked_at };
-        if state.catalog.commit(change.put_record(&record)?).await?.committed().is_some() {
-            for id in &wanted {
-                tell(&state, &asking, EventType::Update, id).await;
-            }
-            return Ok((StatusCode::ACCEPTED, Json(record)));
-        }
+        // One that is no more would be waited for without end.
+        let earlier = found.into_iter().flat_map(|found| &found.replicas);
+        let earlier = earlier.filter(|id| !wanted.contains(id) && known.contains(id));
+        replicas.extend(earlier.cloned());
+        let drain_seconds = request.drain_seconds;
+        Ok::<_, ApiError>(Some(RestartRecord { replicas, drain_seconds, asked_at }))
+    });
+    let record = put.await?.ok_or_else(|| ApiError::internal(&"nobody is to restart"))?;
+    for id in &wanted {
+        tell(&state, &asking, EventType::Update, id).await;
     }
+    Ok((StatusCode::ACCEPTED, Json(record)))
 }
 
 /// Show which replicas are still to restart: for administrators
@@ -196,35 +188,33 @@ pub(crate) async fn upgrade(
 ) -> Result<Json<Value>, ApiError> {
     let _permit = auth::system(&state, &asking, Operation::ManageCluster).await?;
     let key = keys::cluster();
-    loop {
-        let known = state.catalog.replicas().await?;
-        let known: Vec<_> = known.into_iter().map(|r| (r.id, r.data_format)).collect();
-        let Some(found) = state.catalog.get(&key).await? else {
-            return Err(ApiError::internal(&"there is no cluster"));
-        };
-        let mut cluster = found.value;
-        let raised = match dtr_cluster::raise(cluster.data_format, &known) {
-            Raise::Newest => false,
+    let known = state.catalog.replicas().await?;
+    let known: Vec<_> = known.into_iter().map(|r| (r.id, r.data_format)).collect();
+    let mut raised = false;
+    let put = state.catalog.update(&key, None, |found: Option<&ClusterRecord>| {
+        let found = found.ok_or_else(|| ApiError::internal(&"there is no cluster"))?;
+        raised = false;
+        match dtr_cluster::raise(found.data_format, &known) {
+            Raise::Newest => Ok(None),
             Raise::WaitsFor(old) => {
                 let old: Vec<_> = old.iter().map(ReplicaId::to_string).collect();
-                return Err(ClusterError::Refused(format!(
+                Err(ClusterError::Refused(format!(
                     "these replicas run a program that does not know the newer format: {}",
                     old.join(", ")
                 ))
-                .into());
+                .into())
             }
-            Raise::To(format) => {
-                cluster.data_format = format;
-                let change = Transaction::new().if_modified_at(&key, found.modified);
-                if state.catalog.commit(change.put_record(&cluster)?).await?.committed().is_none() {
-                    continue;
-                }
-                tell(&state, &asking, EventType::Update, &state.replica).await;
-                true
+            Raise::To(data_format) => {
+                raised = true;
+                Ok::<_, ApiError>(Some(ClusterRecord { data_format, ..found.clone() }))
             }
-        };
-        return Ok(Json(json!({ "dataFormat": cluster.data_format, "raised": raised })));
+        }
+    });
+    let cluster = put.await?.ok_or_else(|| ApiError::internal(&"there is no cluster"))?;
+    if raised {
+        tell(&state, &asking, EventType::Update, &state.replica).await;
     }
+    Ok(Json(json!({ "dataFormat": cluster.data_format, "raised": raised })))
 }
 
 /// What was done stays done, even if it cannot be recorded.

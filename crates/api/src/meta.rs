@@ -103,23 +103,15 @@ pub(crate) async fn change_settings(
         "settings",
         change.keys().cloned().collect::<Vec<_>>().join(","),
     );
-    loop {
-        let key = dtr_catalog::keys::settings();
-        let known = state.catalog.get(&key).await?;
-        let old = known.as_ref().map(|found| found.value.clone()).unwrap_or_default();
-        let new = merged(&old, &change)?;
-        check(&new)?;
-        let mut transaction = Transaction::new();
-        transaction = match &known {
-            Some(known) => transaction.if_modified_at(&key, known.modified),
-            None => transaction.if_absent(&key),
-        };
-        use dtr_catalog::TransactionExt as _;
-        let transaction = transaction.put_record(&new)?.event(&event)?;
-        if state.catalog.commit(transaction).await?.committed().is_some() {
-            return Ok((StatusCode::ACCEPTED, Json(settings_view(&state).await?)));
-        }
-    }
+    state
+        .catalog
+        .update(&dtr_catalog::keys::settings(), Some(&event), |known| {
+            let new = merged(&known.cloned().unwrap_or_default(), &change)?;
+            check(&new)?;
+            Ok::<_, ApiError>(Some(new))
+        })
+        .await?;
+    Ok((StatusCode::ACCEPTED, Json(settings_view(&state).await?)))
 }
 
 /// The settings with the changes in them; a name that is not a setting, or a value of the wrong type, is refused.
@@ -296,7 +288,7 @@ pub(crate) async fn features(
     State(state): State<ApiState>,
     asking: Asking,
 ) -> Result<Json<Value>, ApiError> {
-    asking.principal()?;
+    let _permit = auth::system(&state, &asking, Operation::ViewFeatures).await?;
     let ucp = match state.catalog.cluster().await?.map(|cluster| cluster.identity) {
         Some(IdentitySource::Ucp { url, .. }) => url,
         _ => String::new(),

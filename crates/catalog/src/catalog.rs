@@ -194,11 +194,29 @@ impl Catalog {
         event: Option<&Event>,
         mut change: impl FnMut(&T) -> Option<T> + Send,
     ) -> Result<Option<T>, CatalogError> {
+        self.update(key, event, |found| Ok(found.and_then(&mut change))).await
+    }
+
+    /// As [`Catalog::change`], for a record that may be missing and is then made, and with a `make` that may refuse.
+    ///
+    /// # Errors
+    /// The error of `make`; [`CatalogError::Contention`] when others change the record all the time.
+    pub async fn update<T: Record + Clone, E: From<CatalogError>>(
+        &self,
+        key: &Key<T>,
+        event: Option<&Event>,
+        mut make: impl FnMut(Option<&T>) -> Result<Option<T>, E> + Send,
+    ) -> Result<Option<T>, E> {
         for _ in 0..ATTEMPTS_MAX {
-            let Some(found) = self.get(key).await? else { return Ok(None) };
-            let Some(new) = change(&found.value) else { return Ok(Some(found.value)) };
-            let mut transaction =
-                Transaction::new().if_modified_at(key, found.modified).put_record(&new)?;
+            let found = self.get(key).await?;
+            let Some(new) = make(found.as_ref().map(|found| &found.value))? else {
+                return Ok(found.map(|found| found.value));
+            };
+            let transaction = match &found {
+                Some(found) => Transaction::new().if_modified_at(key, found.modified),
+                None => Transaction::new().if_absent(key),
+            };
+            let mut transaction = transaction.put_record(&new)?;
             if let Some(event) = event {
                 transaction = transaction.event(event)?;
             }
@@ -206,7 +224,7 @@ impl Catalog {
                 return Ok(Some(new));
             }
         }
-        Err(CatalogError::Contention(T::KIND.name()))
+        Err(CatalogError::Contention(T::KIND.name()).into())
     }
 
     /// Deletes all keys that begin with `prefix`, in as many transactions as it takes.

@@ -1,12 +1,12 @@
 //! Access tokens, by their hash and by account.
 
 use bytes::Bytes;
-use dtr_store::Transaction;
+use dtr_store::{At, Transaction};
 use dtr_types::AccountId;
 
 use crate::{
-    Catalog, CatalogError, TransactionExt as _, keys,
-    records::{AccessToken, Event},
+    Catalog, CatalogError, Kind, TransactionExt as _, keys,
+    records::{AccessToken, Event, KeyPurpose},
 };
 
 impl Catalog {
@@ -40,6 +40,47 @@ impl Catalog {
             }
         }
         Ok(tokens)
+    }
+
+    /// Deletes the access tokens of everybody; yields how many.
+    pub async fn delete_all_tokens(&self) -> Result<u64, CatalogError> {
+        let prefix = Kind::AccessToken.prefix().as_bytes();
+        let mut deleted = 0;
+        loop {
+            let page = self.list::<AccessToken>(prefix, None, 0, At::Latest).await?;
+            if page.items.is_empty() {
+                return Ok(deleted);
+            }
+            for found in page.items {
+                deleted += u64::from(self.delete_access_token(&found.value.hash, None).await?);
+            }
+        }
+    }
+
+    /// Takes back all keys that sign tokens, and so every token that they signed; yields how many keys. The next token is signed
+    /// with a new one.
+    pub async fn delete_token_keys(&self, event: &Event) -> Result<u64, CatalogError> {
+        let taken = self.signing_keys(KeyPurpose::Token).await?;
+        let transaction = taken
+            .iter()
+            .fold(Transaction::new(), |t, key| t.delete(keys::signing_key(key.purpose, &key.id)));
+        self.commit(transaction.event(event)?).await?;
+        Ok(taken.len() as u64)
+    }
+
+    /// Deletes all tokens of an account; yields how many. The event goes with the last of them.
+    pub async fn delete_account_tokens(
+        &self,
+        account: &AccountId,
+        event: Option<&Event>,
+    ) -> Result<u64, CatalogError> {
+        let tokens = self.account_tokens(account).await?;
+        let mut deleted = 0;
+        for (i, token) in tokens.iter().enumerate() {
+            let event = event.filter(|_| i + 1 == tokens.len());
+            deleted += u64::from(self.delete_access_token(&token.hash, event).await?);
+        }
+        Ok(deleted)
     }
 
     /// Deletes a token. `false` when it is not there.

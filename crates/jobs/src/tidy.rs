@@ -1,13 +1,13 @@
-//! The small duties: unfinished deletions, expired uploads and sessions, old events, history of the store.
+//! The small duties: unfinished deletions, expired uploads, sessions and access tokens, old events, history of the store.
 
 use std::time::Duration;
 
 use dtr_blobs::BlobStorage;
 use dtr_catalog::{
-    Catalog, Kind,
-    records::{DeletedRepository, Session, Settings},
+    Catalog, Kind, keys,
+    records::{AccessToken, DeletedRepository, Settings, TokenOrigin},
 };
-use dtr_store::{At, Transaction, hold};
+use dtr_store::{At, hold};
 use dtr_types::{Revision, Timestamp};
 use serde::Serialize;
 
@@ -25,6 +25,8 @@ pub struct TidyReport {
     pub uploads: u64,
     /// Sessions that were over.
     pub sessions: u64,
+    /// Access tokens that had ended.
+    pub tokens: u64,
     /// Events that were deleted.
     pub events: u64,
     /// History before this revision was forgotten.
@@ -34,6 +36,9 @@ pub struct TidyReport {
 /// How long a push may take for its last steps, which are a few writes to the store. One that is given up while it still
 /// runs starts over by itself.
 const STAGED_EXPIRY: Duration = Duration::from_secs(3600);
+
+/// How long an access token that somebody made is shown after its end.
+const ENDED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long a removal of a blob is remembered: longer than a push takes from the publication of its bytes to the commit.
 const REMOVED_KEPT: Duration = Duration::from_secs(3600);
@@ -62,7 +67,8 @@ pub async fn tidy(
     }
     let expiry = Duration::from_secs(settings.upload_expiry_days.max(1) * 86_400);
     report.uploads = purge_uploads(catalog, blobs, now.minus(expiry)).await?;
-    report.sessions = purge_sessions(catalog, now).await?;
+    report.sessions = catalog.purge_sessions(now).await?;
+    report.tokens = purge_tokens(catalog, now).await?;
     if settings.repo_event_history_compaction_enabled {
         report.events = purge_events(catalog, settings, now).await?;
     }
@@ -110,17 +116,28 @@ async fn purge_uploads(
     }
 }
 
-async fn purge_sessions(catalog: &Catalog, now: Timestamp) -> Result<u64, JobError> {
+/// Access tokens that have ended: those of logins, of which nobody hears any more, and people's own a while later.
+async fn purge_tokens(catalog: &Catalog, now: Timestamp) -> Result<u64, JobError> {
     let mut purged = 0;
     let mut after: Option<String> = None;
     loop {
-        let prefix = Kind::Session.prefix().as_bytes();
-        let page = catalog.list::<Session>(prefix, after.as_deref(), 0, At::Latest).await?;
-        for found in page.items.iter().filter(|found| found.value.expires_at <= now) {
-            let key = dtr_catalog::keys::session(&found.value.hash);
-            let over = Transaction::new().if_modified_at(&key, found.modified).delete(&key);
-            catalog.commit(over).await?;
-            purged += 1;
+        let prefix = Kind::AccessToken.prefix().as_bytes();
+        let page = catalog.list::<AccessToken>(prefix, after.as_deref(), 0, At::Latest).await?;
+        for token in page.items.iter().map(|found| &found.value) {
+            let kept = match token.generated_by {
+                TokenOrigin::Auto => Duration::ZERO,
+                TokenOrigin::User => ENDED_KEPT,
+            };
+            let over = token.expires_at.is_some_and(|end| end.plus(kept) <= now);
+            // Of a login whose password is another one now, if passwords are kept here.
+            let outdated = token.password_changed_at.is_some()
+                && catalog
+                    .get(&keys::credential(&token.account))
+                    .await?
+                    .is_some_and(|now| Some(now.value.changed_at) != token.password_changed_at);
+            if over || outdated {
+                purged += u64::from(catalog.delete_access_token(&token.hash, None).await?);
+            }
         }
         after = page.items.last().map(|found| found.value.hash.clone());
         if !page.more {

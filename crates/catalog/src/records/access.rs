@@ -88,9 +88,15 @@ pub struct AccessToken {
     /// The repositories it is limited to (full names, or `namespace/*`); none means all of its account's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repositories: Option<Vec<String>>,
+    /// Where the client was that it was made for at a login: its address; empty for what a person made.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub creator_address: String,
     /// Whether it can only pull.
     #[serde(default)]
     pub pull_only: bool,
+    /// Whether it can only take backups, list them, and see the status.
+    #[serde(default)]
+    pub backups_only: bool,
     /// For a refresh token: when its account's password was last changed before it was made, by the identity service's
     /// clock. Another time there means another password, and the token is good no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]

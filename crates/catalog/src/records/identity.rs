@@ -104,6 +104,9 @@ pub struct Session {
     pub created_at: Timestamp,
     /// When it ends unless it is used.
     pub expires_at: Timestamp,
+    /// The registered service that began it, where it is good alone; none for one that was begun here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceId>,
 }
 record!(Session, Session, |s| keys::session(&s.hash));
 

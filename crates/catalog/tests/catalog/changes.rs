@@ -1,10 +1,13 @@
 //! Changes of several keys: they happen wholly or not at all, and what takes several transactions is brought to its end.
 
-use std::{pin::pin, task::Poll};
+use std::{pin::pin, task::Poll, time::Duration};
 
-use dtr_catalog::{CatalogError, Kind, records::Settings};
+use dtr_catalog::{
+    CatalogError, Kind,
+    records::{Session, Settings},
+};
 use dtr_store::Limits;
-use dtr_types::Digest;
+use dtr_types::{AccountId, Clock as _, Digest, Random as _};
 use futures_util::poll;
 
 use crate::world::World;
@@ -178,4 +181,75 @@ async fn limits_are_told_and_large_ones_below_them_work() {
     assert_eq!(Digest::of(&read.expect("is there").body), digest);
     // Nothing says any more that something was written ahead.
     assert!(world.keys().await.iter().all(|key| !key.starts_with("ms/")));
+}
+
+fn session(world: &World, account: &AccountId, lasts: Duration) -> Session {
+    let now = world.clock.now();
+    Session {
+        hash: world.random.hex(32),
+        account: account.clone(),
+        created_at: now,
+        expires_at: now.plus(lasts),
+        service: None,
+    }
+}
+
+/// Every key of sessions, in both tables.
+async fn session_keys(world: &World) -> usize {
+    let mut keys = 0;
+    for prefix in ["is/", "isa/"] {
+        keys += world.catalog.all_names(prefix.as_bytes()).await.expect("read").len();
+    }
+    keys
+}
+
+#[tokio::test]
+async fn sessions_that_are_over_leave_nothing_behind() {
+    let world = World::new();
+    let catalog = &world.catalog;
+    let account = AccountId::random(&*world.random);
+    for minutes in 1..=600_u32 {
+        let one = session(&world, &account, Duration::from_secs(60) * minutes);
+        catalog.create_session(&one).await.expect("made");
+    }
+    world.clock.advance(Duration::from_secs(60 * 400));
+    assert_eq!(catalog.purge_sessions(world.clock.now()).await.expect("purged"), 400);
+    assert_eq!(session_keys(&world).await, 2 * 200);
+    assert_eq!(catalog.account_sessions(&account).await.expect("read").len(), 200);
+    assert_eq!(catalog.delete_all_sessions().await.expect("ended"), 200);
+    assert_eq!(session_keys(&world).await, 0);
+}
+
+#[tokio::test]
+async fn a_change_that_never_comes_through_ends() {
+    let world = World::new();
+    let catalog = world.catalog.clone();
+    let (key, mut tries) = (dtr_catalog::keys::settings(), 0);
+    let changed = catalog
+        .update(&key, None, |known: Option<&Settings>| {
+            // Others change it each time.
+            let mut other = known.cloned().unwrap_or_default();
+            other.upload_expiry_days += 1;
+            tries += 1;
+            let put = blocking(world.catalog.put(&other));
+            put.expect("put");
+            Ok::<_, CatalogError>(Some(Settings::default()))
+        })
+        .await;
+    assert!(matches!(changed, Err(CatalogError::Contention(_))), "{changed:?}");
+    assert_eq!(tries, 64);
+}
+
+/// Waits for work inside a closure that cannot.
+fn blocking<F: Future + Send>(work: F) -> F::Output
+where
+    F::Output: Send,
+{
+    std::thread::scope(|scope| {
+        let own = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(work)
+        });
+        own.join().expect("done")
+    })
 }

@@ -102,6 +102,8 @@ fn some(world: &World) -> Some {
             granted_at: now,
         },
         token: AccessToken {
+            creator_address: String::new(),
+            backups_only: false,
             hash: "ab".repeat(32),
             account,
             label: "a \"label\" with ü and \u{1f980}".to_owned(),

@@ -124,6 +124,7 @@ impl World {
         };
         catalog.put_team_membership(&member, None).await.unwrap();
         let session = Session {
+            service: None,
             hash: "00".repeat(32),
             account: world.alice.id.clone(),
             created_at: now,
@@ -284,6 +285,8 @@ impl World {
 
     pub async fn token(&self, label: &str) -> AccessToken {
         let token = AccessToken {
+            creator_address: "192.0.2.1".to_owned(),
+            backups_only: false,
             hash: self.random.hex(32),
             account: self.alice.id.clone(),
             label: label.to_owned(),
