@@ -88,8 +88,8 @@ impl Caller {
         if let Some(id) = service_token::claimed_service(token) {
             let unknown = || ApiError::not_authenticated("the service is not registered here");
             let service = identity.service(&id).await?.ok_or_else(unknown)?;
-            let now = identity.catalog().now();
-            service_token::verify(token, &id, &service.public_key, now)
+            identity
+                .verify_service(&service, token)
                 .map_err(|error| ApiError::not_authenticated(&error.to_string()))?;
             return Ok(Self::Service(Arc::new(service)));
         }

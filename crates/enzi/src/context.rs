@@ -123,6 +123,14 @@ impl Context {
         self.query.get(name).map(String::as_str).filter(|text| !text.is_empty())
     }
 
+    /// The registered service that asks.
+    pub(crate) fn calling_service(&self) -> Result<&Service, ApiError> {
+        match &self.caller {
+            Caller::Service(service) => Ok(service),
+            _ => Err(ApiError::not_authorized()),
+        }
+    }
+
     /// The session that the request was made with.
     pub(crate) fn session(&self) -> Option<&Secret> {
         match &self.caller {

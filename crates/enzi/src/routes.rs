@@ -114,7 +114,8 @@ routes! {
     GetAccount GET "/enzi/v0/accounts/{account}" AnyUser services: "Shows an account.";
     UpdateAccount PATCH "/enzi/v0/accounts/{account}" Manager: "Changes an account; isAdmin and isActive are for admins.";
     DeleteAccount DELETE "/enzi/v0/accounts/{account}" Admin: "Deletes an account.";
-    ChangePassword POST "/enzi/v0/accounts/{account}/changePassword" Itself: "Changes a password; admins need no old one.";
+    ChangePassword POST "/enzi/v0/accounts/{account}/changePassword" Itself: "Changes a password: one's own with the old one, another's as an admin.";
+    EndSessions DELETE "/enzi/v0/accounts/{account}/sessions" Itself: "Ends all sessions of a user.";
     ListOrganizations GET "/enzi/v0/accounts/{account}/organizations" Itself services: "Lists the organizations of a user.";
     ListPublicKeys GET "/enzi/v0/accounts/{account}/publicKeys" Itself: "Public keys of an account; not offered.";
     CreatePublicKey POST "/enzi/v0/accounts/{account}/publicKeys" Itself: "Adds a public key; not offered.";
@@ -159,6 +160,7 @@ routes! {
     ImportAccounts POST "/enzi/v0/admin/importAccounts" Admin: "Makes accounts, teams and memberships that are not there yet, with their ids and password hashes.";
     ExportAccounts GET "/enzi/v0/admin/exportAccounts" Admin: "Streams all accounts with their password hashes, one JSON object a line.";
     Backup POST "/enzi/v0/admin/backup" Admin: "Streams an archive of everything, taken while it runs.";
+    EndAllSessions DELETE "/enzi/v0/sessions" Admin: "Ends the sessions of everybody.";
     ListJobs GET "/enzi/v0/jobs" Admin: "Jobs of the identity service; not offered.";
     CreateJob POST "/enzi/v0/jobs" Admin: "Jobs of the identity service; not offered.";
     ListWorkers GET "/enzi/v0/workers" Admin: "Workers of the identity service; not offered.";

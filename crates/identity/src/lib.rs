@@ -16,12 +16,15 @@ pub mod service_token;
 mod transfer;
 pub mod wire;
 
-pub use built_in::{BuiltIn, BuiltInOptions, Cost, ExportCursor, check_password_form};
+pub use built_in::{
+    BuiltIn, BuiltInOptions, Cost, ExportCursor, check_password_form, is_session_token,
+    session_hash,
+};
 pub use manage::{
     AccountChange, Actor, ManageError, NewAccount, NewTeam, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN,
     ServiceForm, TeamChange,
 };
-pub use principal::{Identity, IdentityError, Principal};
+pub use principal::{Identity, IdentityError, Principal, login_name};
 pub use query::{AccountCounts, AccountFilter, AccountPage, AccountQuery, Login, Member};
 pub use remote::{
     Remote, RemoteError, RemoteOptions, STALE_MAX, UcpClient, UcpError, sends_in_the_clear,

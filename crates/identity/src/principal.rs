@@ -34,6 +34,12 @@ impl Principal {
     }
 }
 
+/// The name of the account that somebody means who types `text` at a login: names are in lower case by rule, and a blank that
+/// was typed or pasted with one belongs to none.
+pub fn login_name(text: &str) -> String {
+    text.trim().to_lowercase()
+}
+
 /// Why an identity cannot be told.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -98,6 +104,13 @@ pub trait Identity: Send + Sync {
 
     /// The user behind a session token; `None` when it is unknown or over, or the user is not active.
     async fn session(&self, token: &Secret) -> Result<Option<Arc<Principal>>, IdentityError>;
+
+    /// The account of a session that goes on, by [`session_hash`](crate::session_hash) of its token; `None` when it is
+    /// unknown or over. The session lasts no longer for being asked about.
+    async fn session_account(&self, hash: &str) -> Result<Option<AccountId>, IdentityError> {
+        let _ = hash;
+        Err(not_offered("tell whether a session goes on"))
+    }
 
     /// A user's rights, by id; `None` when there is no such active user.
     async fn principal(&self, id: &AccountId) -> Result<Option<Arc<Principal>>, IdentityError>;

@@ -11,7 +11,7 @@ pub const AUDIENCE: &str = "enzi";
 /// How long a token is good for.
 pub const LIFETIME: Duration = Duration::from_secs(120);
 /// How far the two clocks may be apart.
-const SKEW: Duration = Duration::from_secs(300);
+pub const SKEW: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Claims {
@@ -35,6 +35,9 @@ pub enum ServiceTokenError {
     /// Its signature is not that of the service.
     #[error("the service token's signature is not that of the registered service")]
     Signature,
+    /// It was sent before: whoever sends it again may have read it somewhere.
+    #[error("the service token was used before; each is good once")]
+    Used,
     /// It is over, or not yet good: perhaps a clock is wrong.
     #[error("the service token is from {issued} and it is {now} here; check the clocks")]
     Time {
@@ -75,13 +78,14 @@ pub fn claimed_service(token: &str) -> Option<ServiceId> {
     jsonwebtoken::dangerous::insecure_decode::<Claims>(token).ok()?.claims.iss.parse().ok()
 }
 
-/// Proves that a token was signed with the private half of `public_key` for this audience, and is neither old nor new.
+/// Proves that a token was signed with the private half of `public_key` for this audience, and is neither old nor new. Yields its
+/// id: each is good once.
 pub fn verify(
     token: &str,
     service: &ServiceId,
     public_key: &str,
     now: Timestamp,
-) -> Result<(), ServiceTokenError> {
+) -> Result<String, ServiceTokenError> {
     let key = DecodingKey::from_ec_pem(public_key.as_bytes())
         .map_err(|error| ServiceTokenError::Key(error.to_string()))?;
     let mut validation = Validation::new(Algorithm::ES256);
@@ -99,7 +103,7 @@ pub fn verify(
     if too_long || expires.plus(SKEW) < now || now.plus(SKEW) < issued {
         return Err(ServiceTokenError::Time { issued, now });
     }
-    Ok(())
+    Ok(claims.jti)
 }
 
 /// Whether a text is a public key that [`verify`] can use.

@@ -253,9 +253,14 @@ pub struct AuthenticateAnswer {
     pub expires_at: Option<Timestamp>,
 }
 
-/// `POST /enzi/v0/service/session` and `/enzi/v0/service/logout`, by a registered service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// `POST /enzi/v0/service/session` and `/enzi/v0/service/logout`, by a registered service: one of the two fields.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SessionForm {
     /// The session's token.
-    pub token: Secret,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// [`session_hash`](crate::session_hash) of the token, for what was made with a session and keeps no token. It ends no
+    /// session, nor does a session last longer for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }

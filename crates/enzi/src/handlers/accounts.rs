@@ -110,18 +110,26 @@ struct PasswordForm {
     #[serde(default)]
     old_password: Secret,
     new_password: Secret,
+    /// Whether all access tokens of the account end too; those of logins always do.
+    #[serde(default)]
+    end_tokens: bool,
 }
 
 pub(super) async fn change_password(context: Context) -> Answer {
     let form: PasswordForm = context.form()?;
     let account = context.account()?;
     let identity = context.identity();
-    if context.caller.is_admin() {
+    // An administrator's own takes the old one too: else a session that was stolen becomes an account.
+    let own = context.caller.principal().is_some_and(|p| p.account.id == account.id);
+    if context.caller.is_admin() && !own {
         let actor = context.caller.actor();
         identity.set_password(&actor, &account.id, form.new_password).await?;
     } else {
         let (old, new) = (&form.old_password, form.new_password);
         identity.change_own_password(&account.name, old, new, context.from).await?;
+    }
+    if form.end_tokens {
+        identity.end_tokens(&context.caller.actor(), &account.id).await?;
     }
     ok(account)
 }

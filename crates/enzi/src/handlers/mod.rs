@@ -64,6 +64,8 @@ pub(crate) async fn handle(operation: Operation, context: Context) -> Answer {
         Op::GetOpenIdConfig => sessions::openid(&context),
         Op::Login | Op::EnziLogin => sessions::login(context).await,
         Op::AuthLogin => sessions::auth_login(context).await,
+        Op::EndSessions => sessions::end(context).await,
+        Op::EndAllSessions => sessions::end_all(context).await,
         Op::WhoAmI | Op::EnziWhoAmI => sessions::who_am_i(&context),
         Op::Logout | Op::EnziLogout => sessions::logout(context).await,
         Op::ListPublicKeys | Op::CreatePublicKey => Err(ApiError::not_offered(NO_KEYS)),

@@ -72,7 +72,9 @@ pub(super) async fn authenticate(context: Context) -> Answer {
     // shares its own address among all its users, and only slows them down.
     let from = form.from.or(context.from);
     let result = if form.session {
-        identity.login(&form.username, &form.password, from).await.map(|login| AuthenticateAnswer {
+        let service = &context.calling_service()?.id;
+        let login = identity.login_for(service, &form.username, &form.password, from).await;
+        login.map(|login| AuthenticateAnswer {
             principal: PrincipalView::from(&*login.principal),
             session_token: Some(login.token),
             expires_at: Some(login.expires_at),
@@ -95,7 +97,16 @@ pub(super) async fn authenticate(context: Context) -> Answer {
 
 pub(super) async fn session(context: Context) -> Answer {
     let form: SessionForm = context.form()?;
-    match context.identity().session(&form.token).await? {
+    let (identity, service) = (context.identity(), &context.calling_service()?.id);
+    let principal = match (&form.token, &form.hash) {
+        (Some(token), _) => identity.session_for(service, token).await?,
+        (None, Some(hash)) => match identity.session_account_for(service, hash).await? {
+            Some(account) => identity.principal(&account).await?,
+            None => None,
+        },
+        (None, None) => return Err(ApiError::invalid("send the session's token, or its hash")),
+    };
+    match principal {
         Some(principal) => ok(&PrincipalView::from(&*principal)),
         None => Err(ApiError::new(StatusCode::NOT_FOUND, "NO_SUCH_SESSION", "the session is over")),
     }
@@ -103,7 +114,8 @@ pub(super) async fn session(context: Context) -> Answer {
 
 pub(super) async fn logout(context: Context) -> Answer {
     let form: SessionForm = context.form()?;
-    context.identity().logout(&form.token).await?;
+    let token = form.token.ok_or_else(|| ApiError::invalid("send the session's token"))?;
+    context.identity().logout(&token).await?;
     ok(&json!({}))
 }
 

@@ -83,3 +83,15 @@ pub(super) async fn backup(context: &Context) -> Answer {
     response.headers_mut().insert(http::header::CONTENT_TYPE, tar);
     Ok(response)
 }
+
+pub(super) async fn end(context: Context) -> Answer {
+    let account = context.account()?;
+    let actor = context.caller.actor();
+    let ended = context.identity().end_sessions(&actor, Some(&account.id)).await?;
+    ok(&json!({ "sessions": ended }))
+}
+
+pub(super) async fn end_all(context: Context) -> Answer {
+    let ended = context.identity().end_sessions(&context.caller.actor(), None).await?;
+    ok(&json!({ "sessions": ended }))
+}

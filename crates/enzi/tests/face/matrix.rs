@@ -16,7 +16,7 @@ fn expected(operation: Operation) -> (&'static str, &'static str) {
         Op::GetAccount => (user, "uitoas"),
         Op::UpdateAccount => (user, "ia"),
         Op::DeleteAccount => (user, "a"),
-        Op::ChangePassword => (user, "ia"),
+        Op::ChangePassword | Op::EndSessions => (user, "ia"),
         Op::ListOrganizations => (user, "ias"),
         Op::ListPublicKeys | Op::CreatePublicKey => (user, "ia"),
         Op::ListAccountServices | Op::GetAccountService => (user, "ia"),
@@ -43,6 +43,7 @@ fn expected(operation: Operation) -> (&'static str, &'static str) {
         | Op::ImportAccounts
         | Op::ExportAccounts
         | Op::Backup
+        | Op::EndAllSessions
         | Op::ListJobs
         | Op::CreateJob
         | Op::ListWorkers => ("", "a"),

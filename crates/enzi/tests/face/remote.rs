@@ -10,13 +10,17 @@ use crate::{
     world::{PASSWORD, World, basic},
 };
 use axum::{Json, routing::get};
-use dtr_catalog::records::{Account, Credential, TeamMembership};
+use dtr_access::{Access, AuthError, Caller};
+use dtr_catalog::{
+    Catalog,
+    records::{Account, Credential, TeamMembership},
+};
 use dtr_identity::{
     AccountFilter, AccountQuery, Actor, Identity, IdentityError, Remote, RemoteOptions,
     ServiceForm, UcpClient, UcpError,
 };
 use dtr_transport::{Metrics, Server, pki, tls};
-use dtr_types::{AccountId, Clock as _, Secret, SystemRandom, TeamId};
+use dtr_types::{AccountId, Clock as _, ClusterId, Secret, SystemRandom, TeamId};
 use tokio_util::sync::CancellationToken;
 
 struct Ucp {
@@ -143,6 +147,16 @@ async fn the_same_answers_as_built_in() {
     remote.logout(&login.token).await.expect("ended");
     assert!(remote.session(&login.token).await.expect("asked").is_none());
     assert!(remote.session(&Secret::new("nonsense")).await.expect("asked").is_none());
+    // One that the registry has begun is good there, and nowhere else: not at the UCP, not at another registry.
+    let login = remote.login("ann", &password(), None).await.expect("fits");
+    assert!(remote.session(&login.token).await.expect("asked").is_some());
+    assert!(here.session(&login.token).await.expect("asked").is_none());
+    let bearer = format!("Bearer {}", login.token.expose());
+    let at_ucp = ucp.world.send_with(Some(&bearer), http::Method::GET, "/id/", "").await;
+    assert_eq!(at_ucp.status, 401);
+    let other = &ucp.world.unprivileged;
+    assert!(here.session_for(other, &login.token).await.expect("asked").is_none());
+    remote.logout(&login.token).await.expect("ended");
     // Guessing through the registry is slowed down like anywhere.
     for _ in 0..10 {
         let from = Some([192, 0, 2, 1].into());
@@ -155,6 +169,63 @@ async fn the_same_answers_as_built_in() {
     let slow = remote.authenticate_from("bob", &password(), from).await;
     assert!(matches!(slow, Err(IdentityError::Throttled { .. })), "{slow:?}");
     remote.authenticate_from("bob", &password(), None).await.expect("from elsewhere");
+}
+
+/// A registry whose accounts are the UCP's, and a token that `caller` gets there.
+async fn token(access: &Access, caller: Result<Caller, AuthError>) -> Secret {
+    let caller = caller.expect("known");
+    access.issue_token(&caller, Vec::new(), "registry").await.expect("issued").token
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_ends_with_what_the_ucp_takes_away() {
+    let ucp = Ucp::start().await;
+    let (clock, here) = (&ucp.world.clock, &ucp.world.identity);
+    let store = dtr_store_embedded::EmbeddedStore::in_memory();
+    let catalog = Catalog::new(store, clock.clone(), Arc::new(SystemRandom));
+    // Two replicas: one has issued a token, the other sees it for the first time.
+    let cluster = ClusterId::random(&SystemRandom);
+    let open = async || {
+        let remote = Arc::new(ucp.remote());
+        Access::new(catalog.clone(), &cluster, remote).await.expect("opens")
+    };
+    let (one, two) = (open().await, open().await);
+    let seconds = |n| clock.advance(Duration::from_secs(n));
+    let good = async |token: &Secret| {
+        let answers = [one.caller_from_bearer(token).await, two.caller_from_bearer(token).await];
+        let good = answers.map(|answer| match answer {
+            Ok(caller) => {
+                assert_eq!(caller.name(), "ann");
+                true
+            }
+            Err(AuthError::Wrong(_)) => false,
+            Err(error) => panic!("{error}"),
+        });
+        assert_eq!(good[0], good[1], "the replicas agree");
+        good[0]
+    };
+    // A session, in both forms, that is ended at the UCP.
+    let session = here.login("ann", &password(), None).await.expect("fits").token;
+    let by_bearer = token(&one, one.exchanger_from_token(&session).await).await;
+    let by_basic = token(&one, one.exchanger_from_password("ann", &session, None).await).await;
+    let by_password =
+        token(&one, one.exchanger_from_password("ann", &password(), None).await).await;
+    for token in [&by_bearer, &by_basic, &by_password] {
+        assert!(good(token).await);
+    }
+    here.logout(&session).await.expect("ended");
+    seconds(6);
+    assert!(!good(&by_bearer).await && !good(&by_basic).await, "the session is over");
+    assert!(good(&by_password).await);
+    // The password, which both replicas remember to have verified.
+    one.caller_from_password("ann", &password()).await.expect("fits");
+    seconds(6);
+    here.set_password(&Actor::system(), &ucp.world.ann, Secret::new("another-password"))
+        .await
+        .expect("set");
+    seconds(6);
+    assert!(!good(&by_password).await, "the password is another one");
+    one.caller_from_password("ann", &password()).await.expect_err("fits no more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use dtr_catalog::{
     Kind, TransactionExt as _, Versioned, keys,
-    records::{Account, Credential, Event, EventType},
+    records::{Account, Credential, Event, EventType, TokenOrigin},
 };
 use dtr_store::{At, Transaction};
 use dtr_types::{AccountId, AccountName, Secret};
@@ -254,7 +254,36 @@ impl BuiltIn {
         if deleted { Ok(()) } else { Err(missing("account", id)) }
     }
 
-    /// Sets a user's password and ends all its sessions.
+    /// Ends all sessions of an account, or of everybody; yields how many.
+    pub async fn end_sessions(
+        &self,
+        actor: &Actor,
+        id: Option<&AccountId>,
+    ) -> Result<u64, ManageError> {
+        let (ended, name) = match id {
+            Some(id) => {
+                let account =
+                    self.account_record(id).await?.ok_or_else(|| missing("account", id))?;
+                (self.catalog().delete_account_sessions(id).await?, account.name.to_string())
+            }
+            None => (self.catalog().delete_all_sessions().await?, "everybody".to_owned()),
+        };
+        let of = id.map(AccountId::as_str).unwrap_or_default();
+        let event = self.event(actor, EventType::Delete, "sessions", name, of);
+        self.catalog().record_events(&[event]).await?;
+        Ok(ended)
+    }
+
+    /// Ends all access tokens of an account that this catalog has, those of logins among them; yields how many. At a UCP there
+    /// are none: its registries keep their own.
+    pub async fn end_tokens(&self, actor: &Actor, id: &AccountId) -> Result<u64, ManageError> {
+        let account = self.account_record(id).await?.ok_or_else(|| missing("account", id))?;
+        let event =
+            self.event(actor, EventType::Delete, "tokens", &account.name, account.id.as_str());
+        Ok(self.catalog().delete_account_tokens(id, Some(&event)).await?)
+    }
+
+    /// Sets a user's password and ends all its sessions and logins.
     pub async fn set_password(
         &self,
         actor: &Actor,
@@ -276,6 +305,11 @@ impl BuiltIn {
             return Err(missing("account", id));
         }
         self.catalog().delete_account_sessions(id).await?;
+        for token in self.catalog().account_tokens(id).await? {
+            if token.generated_by == TokenOrigin::Auto {
+                self.catalog().delete_access_token(&token.hash, None).await?;
+            }
+        }
         self.forget();
         Ok(())
     }

@@ -7,11 +7,12 @@ use dtr_catalog::{
     records::{Account, Membership, Team, TeamMembership},
 };
 use dtr_store::At;
-use dtr_types::{AccountId, AccountName, Secret, TeamId, TeamName};
+use dtr_types::{AccountId, AccountName, Secret, ServiceId, TeamId, TeamName};
 
 use super::{BuiltIn, sessions};
 use crate::{
     AccountCounts, AccountPage, AccountQuery, Identity, IdentityError, Login, Member, Principal,
+    login_name,
 };
 
 /// For how long the numbers of accounts are remembered.
@@ -33,9 +34,10 @@ impl Identity for BuiltIn {
         password: &Secret,
         from: Option<IpAddr>,
     ) -> Result<Arc<Principal>, IdentityError> {
-        if sessions::is_token(password.expose())
-            && let Some(principal) = self.find_session(password).await?
-            && principal.account.name.as_str() == username
+        let username = &login_name(username);
+        if sessions::is_session_token(password)
+            && let Some(principal) = self.find_session(password, None).await?
+            && principal.account.name.as_str() == username.as_str()
         {
             return Ok(principal);
         }
@@ -48,7 +50,7 @@ impl Identity for BuiltIn {
         password: &Secret,
         from: Option<IpAddr>,
     ) -> Result<Login, IdentityError> {
-        self.begin_session(username, password, from).await
+        self.begin_session(&login_name(username), password, from, None).await
     }
 
     async fn logout(&self, token: &Secret) -> Result<(), IdentityError> {
@@ -56,7 +58,11 @@ impl Identity for BuiltIn {
     }
 
     async fn session(&self, token: &Secret) -> Result<Option<Arc<Principal>>, IdentityError> {
-        self.find_session(token).await
+        self.find_session(token, None).await
+    }
+
+    async fn session_account(&self, hash: &str) -> Result<Option<AccountId>, IdentityError> {
+        Ok(self.open_session(hash, None).await?.map(|session| session.account))
     }
 
     async fn principal(&self, id: &AccountId) -> Result<Option<Arc<Principal>>, IdentityError> {
@@ -177,6 +183,35 @@ impl Identity for BuiltIn {
 }
 
 impl BuiltIn {
+    /// Begins a session for a registered service: it is good there alone.
+    pub async fn login_for(
+        &self,
+        service: &ServiceId,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+    ) -> Result<Login, IdentityError> {
+        self.begin_session(&login_name(username), password, from, Some(service)).await
+    }
+
+    /// The user behind a session token, for a registered service: of its own sessions, and of those that were begun here.
+    pub async fn session_for(
+        &self,
+        service: &ServiceId,
+        token: &Secret,
+    ) -> Result<Option<Arc<Principal>>, IdentityError> {
+        self.find_session(token, Some(service)).await
+    }
+
+    /// As [`Identity::session_account`], for a registered service.
+    pub async fn session_account_for(
+        &self,
+        service: &ServiceId,
+        hash: &str,
+    ) -> Result<Option<AccountId>, IdentityError> {
+        Ok(self.open_session(hash, Some(service)).await?.map(|session| session.account))
+    }
+
     /// The accounts behind ids, by name.
     async fn named(
         &self,

@@ -20,16 +20,23 @@ use std::{
 
 use dtr_catalog::{
     Catalog, keys,
-    records::{Account, Event, EventObject, EventType},
+    records::{Account, Event, EventObject, EventType, Service},
 };
-use dtr_types::{AccountId, AccountName, Revision, Secret, Timestamp};
+use dtr_types::{AccountId, AccountName, Revision, Secret, ServiceId, Timestamp};
 
 pub use accounts::check_password_form;
 pub use password::Cost;
+pub use sessions::{is_session_token, session_hash};
 pub use transfer::ExportCursor;
 
 use self::{password::Passwords, throttle::Throttle};
-use crate::{AccountCounts, Actor, IdentityError, Principal};
+use crate::{
+    AccountCounts, Actor, IdentityError, Principal,
+    service_token::{self, ServiceTokenError},
+};
+
+/// Tokens of services that are remembered: those of four minutes with eight hundred requests a second.
+const USED_MAX: u64 = 200_000;
 
 /// How the built-in identity behaves. The defaults are the original's where it had them.
 #[derive(Clone, Debug)]
@@ -75,6 +82,8 @@ struct Inner {
     /// Users, each with what [`Catalog::rights_changed`] said before it was read.
     principals: moka::sync::Cache<AccountId, (Revision, Arc<Principal>)>,
     counts: parking_lot::Mutex<Option<Known<AccountCounts>>>,
+    /// Tokens of services that were sent, until they have ended.
+    used: moka::sync::Cache<(ServiceId, String), ()>,
     /// Raised by every own change; what was counted before a change is not used after it.
     generation: AtomicU64,
     /// Held by the changes whose rule looks at more than one record and that no condition can express.
@@ -111,6 +120,10 @@ impl BuiltIn {
                 throttle: Throttle::new(),
                 principals: moka::sync::Cache::new(10_000),
                 counts: parking_lot::Mutex::new(None),
+                used: moka::sync::Cache::builder()
+                    .max_capacity(USED_MAX)
+                    .time_to_live(service_token::LIFETIME + 2 * service_token::SKEW)
+                    .build(),
                 generation: AtomicU64::new(0),
                 changing: tokio::sync::Mutex::new(()),
             }),
@@ -120,6 +133,17 @@ impl BuiltIn {
     /// The catalog beneath.
     pub fn catalog(&self) -> &Catalog {
         &self.inner.catalog
+    }
+
+    /// Proves that a token is one of a registered service, sent for the first time; see [`service_token::verify`].
+    ///
+    /// # Errors
+    /// [`ServiceTokenError`]; [`ServiceTokenError::Used`] for one that this process has seen.
+    pub fn verify_service(&self, service: &Service, token: &str) -> Result<(), ServiceTokenError> {
+        let now = self.catalog().now();
+        let id = service_token::verify(token, &service.id, &service.public_key, now)?;
+        let first = self.inner.used.entry((service.id.clone(), id)).or_insert(()).is_fresh();
+        if first { Ok(()) } else { Err(ServiceTokenError::Used) }
     }
 
     fn generation(&self) -> u64 {

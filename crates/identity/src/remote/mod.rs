@@ -27,7 +27,7 @@ use self::{
 };
 use crate::{
     AccountCounts, AccountPage, AccountQuery, AccountRecords, Identity, IdentityError, Login,
-    Member, Principal, ServiceForm,
+    Member, Principal, ServiceForm, login_name,
     service_token::{self, ServiceTokenError},
     wire::{
         AccountList, AuthenticateAnswer, AuthenticateForm, MemberList, MemberOrgList,
@@ -41,8 +41,6 @@ const FRESH: Duration = Duration::from_secs(5);
 const PASSWORD_FRESH: Duration = Duration::from_secs(60);
 /// For how long what was last known goes on while the UCP is away: the lifetime of a session.
 pub const STALE_MAX: Duration = Duration::from_secs(4_320 * 60);
-/// How long one service token is used; it is good for longer.
-const TOKEN_FRESH: Duration = Duration::from_secs(60);
 /// Pages of a list that are asked for at most.
 const PAGES_MAX: usize = 100;
 
@@ -102,9 +100,9 @@ pub struct Remote {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     breaker: Breaker,
-    token: parking_lot::Mutex<Option<(Secret, Timestamp)>>,
     key: hmac::Key,
-    passwords: LastKnown<[u8; 32], AccountId>,
+    /// With the time of the password that fitted: one that was changed since fits no more.
+    passwords: LastKnown<[u8; 32], (AccountId, Option<Timestamp>)>,
     sessions: LastKnown<[u8; 32], AccountId>,
     principals: LastKnown<AccountId, Arc<Principal>>,
     accounts: LastKnown<String, Account>,
@@ -138,7 +136,6 @@ impl Remote {
             clock,
             random,
             breaker: Breaker::default(),
-            token: parking_lot::Mutex::new(None),
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             passwords: LastKnown::new(10_000),
             sessions: LastKnown::new(50_000),
@@ -173,20 +170,11 @@ impl Remote {
         self.clock.now()
     }
 
+    /// A token for one request: the UCP takes each once.
     fn service_token(&self) -> Result<Secret, Unanswered> {
-        let now = self.now();
-        let mut token = self.token.lock();
-        if let Some((token, at)) = &*token
-            && now.since(*at) < TOKEN_FRESH
-            && *at <= now
-        {
-            return Ok(token.clone());
-        }
         let options = &self.options;
-        let new = service_token::sign(&options.service, &options.private_key, now, &*self.random)
-            .map_err(|error| Unanswered::Away(error.to_string()))?;
-        *token = Some((new.clone(), now));
-        Ok(new)
+        service_token::sign(&options.service, &options.private_key, self.now(), &*self.random)
+            .map_err(|error| Unanswered::Away(error.to_string()))
     }
 
     /// Asks as this service. `None` when there is no such thing.
@@ -269,6 +257,19 @@ impl Remote {
         Ok((self.learn(answer.principal.clone()), answer))
     }
 
+    /// The account of a session; `key` is the SHA-256 of its token.
+    async fn ask_session(
+        &self,
+        key: [u8; 32],
+        form: &SessionForm,
+    ) -> Result<Option<AccountId>, IdentityError> {
+        let call = Call::post("/enzi/v0/service/session", form);
+        self.known(&self.sessions, key, call, |view: PrincipalView| {
+            Some(self.learn(view).account.id.clone())
+        })
+        .await
+    }
+
     /// All pages of a list.
     async fn pages<L: DeserializeOwned, T>(
         &self,
@@ -323,17 +324,22 @@ impl Identity for Remote {
         password: &Secret,
         from: Option<IpAddr>,
     ) -> Result<Arc<Principal>, IdentityError> {
+        let username = &login_name(username);
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&(username.len() as u64).to_le_bytes());
         context.update(username.as_bytes());
         context.update(password.expose().as_bytes());
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(context.sign().as_ref());
-        if let Some(id) = self.passwords.get(&fingerprint, self.now(), PASSWORD_FRESH) {
-            return self.principal(&id).await?.ok_or(IdentityError::WrongCredentials);
+        if let Some((id, then)) = self.passwords.get(&fingerprint, self.now(), PASSWORD_FRESH) {
+            let principal = self.principal(&id).await?.ok_or(IdentityError::WrongCredentials)?;
+            if principal.password_changed_at == then {
+                return Ok(principal);
+            }
         }
         let (principal, _) = self.ask_password(username, password, from, false).await?;
-        self.passwords.put(fingerprint, principal.account.id.clone(), self.now());
+        let verified = (principal.account.id.clone(), principal.password_changed_at);
+        self.passwords.put(fingerprint, verified, self.now());
         Ok(principal)
     }
 
@@ -343,6 +349,7 @@ impl Identity for Remote {
         password: &Secret,
         from: Option<IpAddr>,
     ) -> Result<Login, IdentityError> {
+        let username = &login_name(username);
         let (principal, answer) = self.ask_password(username, password, from, true).await?;
         match (answer.session_token, answer.expires_at) {
             (Some(token), Some(expires_at)) => {
@@ -357,23 +364,25 @@ impl Identity for Remote {
 
     async fn logout(&self, token: &Secret) -> Result<(), IdentityError> {
         self.sessions.forget(&token_key(token));
-        let form = SessionForm { token: token.clone() };
+        let form = SessionForm { token: Some(token.clone()), hash: None };
         self.ask::<serde_json::Value>(Call::post("/enzi/v0/service/logout", &form)).await?;
         Ok(())
     }
 
     async fn session(&self, token: &Secret) -> Result<Option<Arc<Principal>>, IdentityError> {
-        let form = SessionForm { token: token.clone() };
-        let call = Call::post("/enzi/v0/service/session", &form);
-        let id = self
-            .known(&self.sessions, token_key(token), call, |view: PrincipalView| {
-                Some(self.learn(view).account.id.clone())
-            })
-            .await?;
-        match id {
+        let form = SessionForm { token: Some(token.clone()), hash: None };
+        match self.ask_session(token_key(token), &form).await? {
             Some(id) => self.principal(&id).await,
             None => Ok(None),
         }
+    }
+
+    async fn session_account(&self, hash: &str) -> Result<Option<AccountId>, IdentityError> {
+        let mut key = [0; 32];
+        if hex::decode_to_slice(hash, &mut key).is_err() {
+            return Ok(None);
+        }
+        self.ask_session(key, &SessionForm { token: None, hash: Some(hash.to_owned()) }).await
     }
 
     async fn principal(&self, id: &AccountId) -> Result<Option<Arc<Principal>>, IdentityError> {
