@@ -5,15 +5,17 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use dtr_catalog::{
     Catalog, CatalogError,
-    records::{AccessLevel, Account, Repository, Visibility},
+    records::{AccessLevel, Account, Repository, TokenOrigin, Visibility},
 };
-use dtr_identity::{Identity, IdentityError, Principal};
-use dtr_types::{AccountId, ClusterId, Secret};
+use dtr_identity::{
+    Identity, IdentityError, Principal, is_session_token, login_name, session_hash,
+};
+use dtr_types::{AccountId, ClusterId, Secret, Timestamp};
 
 use crate::{
-    Caller, Denied, Operation, Permit, Rule,
+    Caller, Denied, Operation, Permit, Proof, Rule,
     access_token::AccessTokens,
-    bearer::{Bearer, IssuedToken, Verified},
+    bearer::{Bearer, IssuedToken, Origin, Verified},
     caller::Scope,
 };
 
@@ -29,6 +31,11 @@ pub enum AccessError {
     /// The key that signs tokens cannot be made or used.
     #[error("the key that signs tokens cannot be used: {0}")]
     Key(String),
+    /// Somebody asked for a token with one of `/auth/token`.
+    #[error(
+        "a token of /auth/token makes no other; ask with the password, an access token or a refresh token"
+    )]
+    Derived,
 }
 
 /// Why credentials make nobody.
@@ -43,6 +50,15 @@ pub enum AuthError {
     /// The catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+}
+
+/// What credentials are given for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To do something.
+    Request,
+    /// To get a token of `/auth/token`.
+    Exchange,
 }
 
 /// Who may do what. Cheap to clone.
@@ -81,10 +97,6 @@ impl Access {
         &self.identity
     }
 
-    pub(crate) fn tokens(&self) -> &AccessTokens {
-        &self.tokens
-    }
-
     /// Who sends this `Authorization` header.
     ///
     /// # Errors
@@ -103,16 +115,59 @@ impl Access {
         header: &str,
         from: Option<IpAddr>,
     ) -> Result<Caller, AuthError> {
+        self.by_header(header, from, Purpose::Request).await
+    }
+
+    /// Who asks for a token of `/auth/token` with this `Authorization` header: as [`Access::caller_from_header_at`], but refresh
+    /// tokens are taken, and tokens of `/auth/token` are not.
+    ///
+    /// # Errors
+    /// As [`Access::caller_from_header`].
+    pub async fn exchanger_from_header(
+        &self,
+        header: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Caller, AuthError> {
+        self.by_header(header, from, Purpose::Exchange).await
+    }
+
+    /// Who asks for a token of `/auth/token` with a name and a password, or what stands in place of one.
+    ///
+    /// # Errors
+    /// As [`Access::caller_from_header`].
+    pub async fn exchanger_from_password(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+    ) -> Result<Caller, AuthError> {
+        self.by_password(username, password, from, Purpose::Exchange).await
+    }
+
+    /// Who asks for a token of `/auth/token` with a token that lasts: a refresh token, an access token, or a session.
+    ///
+    /// # Errors
+    /// As [`Access::caller_from_header`].
+    pub async fn exchanger_from_token(&self, token: &Secret) -> Result<Caller, AuthError> {
+        self.by_bearer(token, Purpose::Exchange).await
+    }
+
+    async fn by_header(
+        &self,
+        header: &str,
+        from: Option<IpAddr>,
+        purpose: Purpose,
+    ) -> Result<Caller, AuthError> {
         let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header, ""));
         if scheme.eq_ignore_ascii_case("basic") {
             let wrong = AuthError::Wrong("the Authorization header is not Basic authentication");
             let Ok(decoded) = STANDARD.decode(rest.trim()) else { return Err(wrong) };
             let Ok(text) = String::from_utf8(decoded) else { return Err(wrong) };
             let Some((username, password)) = text.split_once(':') else { return Err(wrong) };
-            return self.caller_from_password_at(username, &Secret::new(password), from).await;
+            return self.by_password(username, &Secret::new(password), from, purpose).await;
         }
         if scheme.eq_ignore_ascii_case("bearer") {
-            return self.caller_from_bearer(&Secret::new(rest.trim())).await;
+            return self.by_bearer(&Secret::new(rest.trim()), purpose).await;
         }
         Err(AuthError::Wrong("the Authorization header is neither Basic nor Bearer"))
     }
@@ -171,55 +226,115 @@ impl Access {
         password: &Secret,
         from: Option<IpAddr>,
     ) -> Result<Caller, AuthError> {
+        self.by_password(username, password, from, Purpose::Request).await
+    }
+
+    async fn by_password(
+        &self,
+        username: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+        purpose: Purpose,
+    ) -> Result<Caller, AuthError> {
+        let name = login_name(username);
+        let is_of_user = |p: &Arc<Principal>| p.account.name.as_str() == name;
         if AccessTokens::is_token(password) {
-            let caller = self.caller_from_access_token(password).await?;
-            let same = caller.principal().is_some_and(|p| p.account.name.as_str() == username);
+            let caller = self.by_access_token(password, purpose).await?;
+            let same = caller.principal().is_some_and(is_of_user);
             return if same { Ok(caller) } else { Err(IdentityError::WrongCredentials.into()) };
+        }
+        // A session in place of the password is one: what is made with it ends with it.
+        if is_session_token(password)
+            && let Some(principal) = self.identity.session(password).await?.filter(is_of_user)
+        {
+            return Ok(by_session(principal, password));
         }
         Ok(Caller::user(self.identity.authenticate_from(username, password, from).await?))
     }
 
     /// Who sends this bearer token: one of `/auth/token`, an access token, or a session token.
     pub async fn caller_from_bearer(&self, token: &Secret) -> Result<Caller, AuthError> {
+        self.by_bearer(token, Purpose::Request).await
+    }
+
+    async fn by_bearer(&self, token: &Secret, purpose: Purpose) -> Result<Caller, AuthError> {
         if AccessTokens::is_token(token) {
-            return self.caller_from_access_token(token).await;
+            return self.by_access_token(token, purpose).await;
         }
         if let Some(verified) = self.bearer.verify(token).await? {
-            return self.caller_from_verified(&verified).await;
+            if purpose == Purpose::Exchange {
+                return Err(AuthError::Wrong("a token of /auth/token makes no other"));
+            }
+            return self.by_verified(&verified).await;
         }
         match self.identity.session(token).await? {
-            Some(principal) => Ok(Caller::user(principal)),
+            Some(principal) => Ok(by_session(principal, token)),
             None => Err(AuthError::Wrong("the token is not valid, or no longer")),
         }
     }
 
-    async fn caller_from_verified(&self, verified: &Verified) -> Result<Caller, AuthError> {
-        let Some(account) = &verified.account else { return Ok(Caller::Anonymous) };
+    /// The user of an account, if its password is the one of `password_changed_at`.
+    async fn user_of(
+        &self,
+        account: &AccountId,
+        password_changed_at: Option<Timestamp>,
+    ) -> Result<Arc<Principal>, AuthError> {
         let principal = self.identity.principal(account).await?;
         let principal = principal.ok_or(AuthError::Wrong("the account is not active any more"))?;
-        Ok(Caller::User { principal, limits: Arc::clone(&verified.limits) })
+        // Compared for equality, since the two times may be of two clocks: the identity service has its own.
+        if let (Some(then), Some(now)) = (password_changed_at, principal.password_changed_at)
+            && then != now
+        {
+            return Err(AuthError::Wrong("the password was changed; log in again"));
+        }
+        Ok(principal)
     }
 
-    async fn caller_from_access_token(&self, token: &Secret) -> Result<Caller, AuthError> {
+    async fn by_verified(&self, verified: &Verified) -> Result<Caller, AuthError> {
+        let Some(account) = &verified.account else { return Ok(Caller::Anonymous) };
+        let origin = &verified.origin;
+        let principal = self.user_of(account, origin.password_changed_at).await?;
+        if let Some(hash) = &origin.access_token
+            && self.tokens.by_hash(hash).await?.is_none_or(|token| token.account != *account)
+        {
+            return Err(AuthError::Wrong(
+                "the access token that this token was made with is not there any more",
+            ));
+        }
+        if let Some(hash) = &origin.session
+            && self.identity.session_account(hash).await?.as_ref() != Some(account)
+        {
+            return Err(AuthError::Wrong("the session that this token was made in is over"));
+        }
+        Ok(Caller::User { principal, limits: Arc::clone(&verified.limits), proof: Proof::Issued })
+    }
+
+    async fn by_access_token(&self, token: &Secret, purpose: Purpose) -> Result<Caller, AuthError> {
         let Some(record) = self.tokens.check(token).await? else {
             return Err(AuthError::Wrong(
                 "the access token is not known, switched off, or has expired",
             ));
         };
-        let principal = self.identity.principal(&record.account).await?;
-        let principal = principal.ok_or(AuthError::Wrong("the account is not active any more"))?;
-        // Compared for equality, since the two times may be of two clocks: the identity service has its own.
-        if let (Some(then), Some(now)) = (record.password_changed_at, principal.password_changed_at)
-            && then != now
-        {
-            return Err(AuthError::Wrong("the password was changed; log in again"));
+        let is_refresh = record.generated_by == TokenOrigin::Auto;
+        if is_refresh && purpose == Purpose::Request {
+            return Err(AuthError::Wrong(
+                "a refresh token is exchanged at /auth/token, and opens nothing by itself",
+            ));
         }
-        let limits = AccessTokens::limits(&record);
-        Ok(Caller::User { principal, limits: Arc::new(limits) })
+        let principal = self.user_of(&record.account, record.password_changed_at).await?;
+        let limits = Arc::new(AccessTokens::limits(&record));
+        let record = Arc::new(record);
+        let proof =
+            if is_refresh { Proof::RefreshToken(record) } else { Proof::AccessToken(record) };
+        Ok(Caller::User { principal, limits, proof })
     }
 
-    /// A token for `/v2`: the caller may do with it what it may do without, at most what `scopes` says. Scopes that the
-    /// caller has no right to are left out. `service` is the name under which the client knows this registry; it may be empty.
+    /// A token for `/v2`: the caller may do with it what it may do without, at most what `scopes` says. It ends with what the
+    /// caller has proved itself with, at the latest. `service` is the name under which the client knows this registry; it may be
+    /// empty.
+    ///
+    /// # Errors
+    /// [`AccessError::Derived`] where that is such a token itself.
     pub async fn issue_token(
         &self,
         caller: &Caller,
@@ -228,7 +343,8 @@ impl Access {
     ) -> Result<IssuedToken, AccessError> {
         let mut limits = caller.limits().cloned().unwrap_or_default();
         limits.scopes = Some(scopes);
-        self.bearer.issue(caller.account_id(), caller.name(), limits, service).await
+        let origin = Origin::of(caller).ok_or(AccessError::Derived)?;
+        self.bearer.issue(caller.account_id(), caller.name(), limits, service, origin).await
     }
 
     /// The highest level that a caller has on a repository by grants; owners and administrators have [`AccessLevel::Admin`].
@@ -322,12 +438,8 @@ impl Access {
             Caller::Local => return Ok(Ok(Permit::new(operation, owner.name.as_str()))),
             Caller::User { principal, .. } => principal,
         };
-        let limits = caller.limits();
-        if limits.is_some_and(|l| !l.allow(rule.action, None)) {
-            return Ok(Err(Denied::Forbidden(format!(
-                "your token does not allow to {}; log in with one that does",
-                rule.label
-            ))));
+        if let Err(denied) = self.left_by_token(caller, operation) {
+            return Ok(Err(denied));
         }
         let account = &principal.account;
         let yes = account.is_active
@@ -357,9 +469,9 @@ impl Access {
         let permit = || Permit::new(operation, "");
         match caller {
             Caller::Local => Ok(permit()),
+            Caller::Anonymous if rule.anonymous_if_public => Ok(permit()),
             Caller::Anonymous => Err(Denied::NotAuthenticated),
-            Caller::User { principal, limits } if !principal.account.is_active => {
-                let _ = limits;
+            Caller::User { principal, .. } if !principal.account.is_active => {
                 Err(Denied::NotAuthenticated)
             }
             Caller::User { limits, .. } if !limits.allow(rule.action, None) => {
@@ -374,10 +486,27 @@ impl Access {
         }
     }
 
+    /// Whether a caller's token leaves it an operation that is about no repository, for what is decided elsewhere besides.
+    pub fn left_by_token(&self, caller: &Caller, operation: Operation) -> Result<(), Denied> {
+        let rule = operation.rule();
+        if caller.limits().is_none_or(|limits| limits.allow(rule.action, None)) {
+            return Ok(());
+        }
+        Err(Denied::Forbidden(format!(
+            "your token does not allow to {}; log in with one that does",
+            rule.label
+        )))
+    }
+
     /// When a refresh token that is made now ends.
-    pub fn refresh_token_end(&self) -> dtr_types::Timestamp {
+    pub fn refresh_token_end(&self) -> Timestamp {
         self.catalog.now().plus(REFRESH_LIFETIME)
     }
+}
+
+fn by_session(principal: Arc<Principal>, token: &Secret) -> Caller {
+    let proof = Proof::Session(session_hash(token));
+    Caller::User { principal, limits: Arc::default(), proof }
 }
 
 fn needs(rule: &Rule, repository: &Repository) -> String {

@@ -30,6 +30,8 @@ pub struct NewAccessToken {
     pub repositories: Option<Vec<String>>,
     /// Whether it can only pull.
     pub pull_only: bool,
+    /// Whether it can only take backups, list them, and see the status.
+    pub backups_only: bool,
     /// When the password was last changed with which a client logged in: the token ends when it is changed again. `None`
     /// for a token that is made by itself, and lives on.
     pub password_changed_at: Option<Timestamp>,
@@ -37,6 +39,8 @@ pub struct NewAccessToken {
     pub origin: TokenOrigin,
     /// The user agent that asked for it.
     pub creator_ua: String,
+    /// For a login: the client's address. Together with its user agent it tells apart the clients of an account.
+    pub creator_address: String,
 }
 
 /// Why an access token is not made.
@@ -55,6 +59,9 @@ pub enum TokenError {
     #[error(transparent)]
     Catalog(#[from] CatalogError),
 }
+
+/// Logins of one account that clients keep a refresh token of. One more ends another.
+pub const LOGINS_MAX: usize = 50;
 
 /// Patterns of one token.
 const PATTERNS_MAX: usize = 100;
@@ -87,14 +94,8 @@ impl AccessTokens {
     /// The record of a token that is accepted now.
     pub async fn check(&self, token: &Secret) -> Result<Option<AccessToken>, CatalogError> {
         let hash = Self::hash(token);
-        let Some(found) = self.catalog.get(&keys::access_token(&hash)).await? else {
-            return Ok(None);
-        };
-        let record = found.value;
+        let Some(record) = self.by_hash(&hash).await? else { return Ok(None) };
         let now = self.catalog.now();
-        if !record.is_active || record.expires_at.is_some_and(|end| end <= now) {
-            return Ok(None);
-        }
         let hash: Arc<str> = hash.into();
         if !self.recorded.contains_key(&hash) {
             self.recorded.insert(Arc::clone(&hash), ());
@@ -110,6 +111,15 @@ impl AccessTokens {
         Ok(Some(record))
     }
 
+    /// The record of a token that is accepted now, which is not recorded as a use of it.
+    pub async fn by_hash(&self, hash: &str) -> Result<Option<AccessToken>, CatalogError> {
+        let found = self.catalog.get(&keys::access_token(hash)).await?;
+        let now = self.catalog.now();
+        Ok(found
+            .map(|found| found.value)
+            .filter(|token| token.is_active && token.expires_at.is_none_or(|end| end > now)))
+    }
+
     /// What a token takes away from its account's rights. Patterns that cannot be read match nothing.
     pub fn limits(record: &AccessToken) -> Limits {
         Limits {
@@ -118,6 +128,7 @@ impl AccessTokens {
                 .as_ref()
                 .map(|all| all.iter().filter_map(|text| text.parse().ok()).collect()),
             pull_only: record.pull_only,
+            backups_only: record.backups_only,
             scopes: None,
         }
     }
@@ -142,6 +153,9 @@ impl Access {
                 pattern.parse::<RepositoryPattern>().map_err(TokenError::Pattern)?;
             }
         }
+        if new.origin == TokenOrigin::Auto {
+            self.make_room(&new).await?;
+        }
         let token = Secret::new(format!("{PREFIX}{}", self.catalog.random().hex(TOKEN_BYTES)));
         let record = AccessToken {
             hash: AccessTokens::hash(&token),
@@ -155,10 +169,32 @@ impl Access {
             creator_ua: new.creator_ua,
             repositories: new.repositories,
             pull_only: new.pull_only,
+            backups_only: new.backups_only,
+            creator_address: new.creator_address,
             password_changed_at: new.password_changed_at,
         };
         self.catalog.create_access_token(&record, event).await?;
         Ok((record, token))
+    }
+
+    /// Ends logins of an account until there is room for one more: first what has ended, then those of the client that logs in
+    /// again, else those used least recently. A client that logs in for every job so replaces its own, and never another's.
+    async fn make_room(&self, new: &NewAccessToken) -> Result<(), CatalogError> {
+        let now = self.catalog.now();
+        let tokens = self.catalog.account_tokens(&new.account).await?;
+        let mut logins: Vec<_> =
+            tokens.into_iter().filter(|token| token.generated_by == TokenOrigin::Auto).collect();
+        let excess = (logins.len() + 1).saturating_sub(LOGINS_MAX);
+        logins.sort_by_key(|token| {
+            let goes_on = token.is_active && token.expires_at.is_none_or(|end| end > now);
+            let is_other =
+                token.creator_ua != new.creator_ua || token.creator_address != new.creator_address;
+            (goes_on, is_other, token.last_used.unwrap_or(token.created_at), token.created_at)
+        });
+        for token in logins.iter().take(excess) {
+            self.catalog.delete_access_token(&token.hash, None).await?;
+        }
+        Ok(())
     }
 
     /// Renames a token, or switches it on or off. `None` when it is not there.
@@ -188,16 +224,5 @@ impl Access {
         event: Option<&Event>,
     ) -> Result<bool, CatalogError> {
         self.catalog.delete_access_token(hash, event).await
-    }
-
-    /// The record of an access token that is accepted now: for refresh tokens.
-    pub async fn check_access_token(
-        &self,
-        token: &Secret,
-    ) -> Result<Option<AccessToken>, CatalogError> {
-        if !AccessTokens::is_token(token) {
-            return Ok(None);
-        }
-        self.tokens().check(token).await
     }
 }

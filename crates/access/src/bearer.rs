@@ -1,21 +1,23 @@
 //! Bearer tokens of `/auth/token`: signed, short-lived, verified once and then remembered. Source: Docker registry token
 //! authentication.
 //!
-//! A token names its cluster, its account and what it is limited to, nothing else: what the account may do is looked up at
-//! each request. It is good in the cluster that issued it: a copy made from a backup has the same accounts, and is another. Its signing key is changed every month; a key is accepted until the tokens that it signed have ended.
+//! A token names its cluster, its account, what it is limited to, and what it was asked for with: what the account may do, and
+//! whether that credential still holds, is looked up at each request. It is good in the cluster that issued it: a copy made from a
+//! backup has the same accounts, and is another. Its signing key is changed every month; a key is accepted until the tokens that it
+//! signed have ended.
 
 use std::{sync::Arc, time::Duration};
 
 use dtr_catalog::{
-    Catalog, CatalogError,
-    records::{KeyPurpose, KeyRecord},
+    Catalog, CatalogError, keys,
+    records::{AccessToken, KeyPurpose, KeyRecord},
 };
 use dtr_types::{AccountId, ClusterId, Digest, Secret, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
 
-use crate::{AccessError, Limits, RepositoryPattern, caller::Scope};
+use crate::{AccessError, Caller, Limits, Proof, RepositoryPattern, caller::Scope};
 
 /// How long a token is good for. Clients ask anew by themselves; a request that has begun is not cut off by it.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -62,6 +64,50 @@ struct Claims {
     repositories: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pull_only: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    backups_only: bool,
+    #[serde(flatten)]
+    origin: Origin,
+}
+
+/// What a token was asked for with. The token ends with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// The access or refresh token, by its hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
+    /// The session, by its hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// When the account's password was last changed, by the identity service's clock. Not with an access token that somebody
+    /// made, which outlives passwords.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_changed_at: Option<Timestamp>,
+    /// The end of the access token.
+    #[serde(skip)]
+    pub ends: Option<Timestamp>,
+}
+
+impl Origin {
+    /// What `caller` proved itself with; `None` when nothing can be made of that.
+    pub fn of(caller: &Caller) -> Option<Self> {
+        let Caller::User { principal, proof, .. } = caller else { return Some(Self::default()) };
+        let of_token = |token: &AccessToken| Self {
+            access_token: Some(token.hash.clone()),
+            session: None,
+            password_changed_at: token.password_changed_at,
+            ends: token.expires_at,
+        };
+        let password_changed_at = principal.password_changed_at;
+        match proof {
+            Proof::Password => Some(Self { password_changed_at, ..Self::default() }),
+            Proof::Session(hash) => {
+                Some(Self { session: Some(hash.clone()), password_changed_at, ..Self::default() })
+            }
+            Proof::AccessToken(token) | Proof::RefreshToken(token) => Some(of_token(token)),
+            Proof::Issued => None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,6 +123,8 @@ struct ClaimedAccess {
 pub(crate) struct Verified {
     pub account: Option<AccountId>,
     pub limits: Arc<Limits>,
+    pub origin: Origin,
+    key: String,
     not_before: Timestamp,
     expires_at: Timestamp,
 }
@@ -136,14 +184,16 @@ impl Bearer {
     /// The key that signs now. Makes a new one when there is none or the newest is too old.
     async fn current(&self) -> Result<Arc<Key>, AccessError> {
         let now = self.catalog.now();
-        {
+        let known = {
             let known = self.keys.read().await;
-            if let Some(key) = known.keys.first()
-                && now.since(known.read_at) < KEYS_TTL
-                && now.since(key.created_at) < KEY_AGE_MAX
-            {
-                return Ok(Arc::clone(key));
-            }
+            let fresh = now.since(known.read_at) < KEYS_TTL;
+            known.keys.first().filter(|_| fresh).cloned()
+        };
+        if let Some(key) = known
+            && now.since(key.created_at) < KEY_AGE_MAX
+            && self.is_there(&key.id).await?
+        {
+            return Ok(key);
         }
         let mut known = self.keys.write().await;
         *known = self.read_keys(now).await?;
@@ -167,12 +217,17 @@ impl Bearer {
         Ok(key)
     }
 
+    /// Whether a key has not been taken back.
+    async fn is_there(&self, id: &str) -> Result<bool, CatalogError> {
+        Ok(self.catalog.get(&keys::signing_key(KeyPurpose::Token, id)).await?.is_some())
+    }
+
     async fn read_keys(&self, now: Timestamp) -> Result<Keys, AccessError> {
         let records = self.catalog.signing_keys(KeyPurpose::Token).await?;
         let accepted = records.iter().filter(|key| key.not_after.is_none_or(|end| end > now));
-        let keys =
+        let accepted =
             accepted.map(|record| Key::read(record).map(Arc::new)).collect::<Result<_, _>>()?;
-        Ok(Keys { read_at: now, keys })
+        Ok(Keys { read_at: now, keys: accepted })
     }
 
     /// The key of an id, which another replica may have made just now.
@@ -203,9 +258,12 @@ impl Bearer {
         name: &str,
         limits: Limits,
         service: &str,
+        origin: Origin,
     ) -> Result<IssuedToken, AccessError> {
         let key = self.current().await?;
         let now = self.catalog.now();
+        let end = now.plus(TOKEN_LIFETIME);
+        let end = origin.ends.map_or(end, |ends| ends.min(end));
         let access = limits.scopes.unwrap_or_default().into_iter().map(|scope| ClaimedAccess {
             kind: if scope.name == "catalog" { "registry" } else { "repository" }.to_owned(),
             scope,
@@ -220,7 +278,7 @@ impl Bearer {
                 .collect(),
             iat: now.seconds(),
             nbf: now.minus(SKEW).seconds(),
-            exp: now.plus(TOKEN_LIFETIME).seconds(),
+            exp: end.seconds(),
             jti: self.catalog.random().hex(16),
             access: access.collect(),
             account: account.cloned(),
@@ -228,11 +286,13 @@ impl Bearer {
                 .repositories
                 .map(|patterns| patterns.iter().map(RepositoryPattern::to_string).collect()),
             pull_only: limits.pull_only,
+            backups_only: limits.backups_only,
+            origin,
         };
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(key.id.clone());
         let token = jsonwebtoken::encode(&header, &claims, &key.sign).map_err(refused)?;
-        Ok(IssuedToken { token: Secret::new(token), issued_at: now, expires_in: TOKEN_LIFETIME })
+        Ok(IssuedToken { token: Secret::new(token), issued_at: now, expires_in: end.since(now) })
     }
 
     /// A token of ours that is good now; `None` for any other text.
@@ -253,7 +313,8 @@ impl Bearer {
         };
         let now = self.catalog.now();
         let good = verified.not_before <= now && now < verified.expires_at;
-        Ok(good.then_some(verified))
+        // Looked up each time: keys are taken back on the day of a compromise, on all replicas at once.
+        Ok((good && self.is_there(&verified.key).await?).then_some(verified))
     }
 
     async fn check(&self, text: &str) -> Result<Option<Verified>, CatalogError> {
@@ -263,7 +324,7 @@ impl Bearer {
             Ok(Some(key)) => key,
             Ok(None) => return Ok(None),
             Err(AccessError::Catalog(error)) => return Err(error),
-            Err(error @ AccessError::Key(_)) => {
+            Err(error) => {
                 tracing::error!(%error, "tokens cannot be verified");
                 return Ok(None);
             }
@@ -287,8 +348,11 @@ impl Bearer {
             limits: Arc::new(Limits {
                 repositories: patterns,
                 pull_only: claims.pull_only,
+                backups_only: claims.backups_only,
                 scopes: Some(claims.access.into_iter().map(|access| access.scope).collect()),
             }),
+            origin: claims.origin,
+            key: kid,
             not_before: at(claims.nbf),
             expires_at: at(claims.exp),
         }))

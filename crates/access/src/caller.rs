@@ -2,6 +2,7 @@
 
 use std::{str::FromStr, sync::Arc};
 
+use dtr_catalog::records::AccessToken;
 use dtr_identity::Principal;
 use dtr_types::{AccountId, RepositoryName};
 use serde::{Deserialize, Serialize};
@@ -16,8 +17,12 @@ pub enum Action {
     Push,
     /// Delete.
     Delete,
-    /// Everything that registry scopes have no word for.
+    /// Take backups, list them, and see the status.
+    Backup,
+    /// Everything else that registry scopes have no word for.
     Manage,
+    /// What every token allows, whatever it is limited to.
+    Any,
 }
 
 /// What a bearer token allows on one repository.
@@ -63,6 +68,8 @@ pub struct Limits {
     pub repositories: Option<Vec<RepositoryPattern>>,
     /// Only pulling.
     pub pull_only: bool,
+    /// Only taking backups, listing them, and seeing the status.
+    pub backups_only: bool,
     /// Only what these scopes say: a bearer token of `/auth/token`.
     pub scopes: Option<Vec<Scope>>,
 }
@@ -75,7 +82,12 @@ impl Limits {
 
     /// Whether an action is left, on a repository or (`None`) on anything else.
     pub fn allow(&self, action: Action, repository: Option<&RepositoryName>) -> bool {
-        if self.pull_only && action != Action::Pull {
+        if action == Action::Any {
+            return true;
+        }
+        if (self.pull_only && action != Action::Pull)
+            || (self.backups_only && action != Action::Backup)
+        {
             return false;
         }
         if let Some(patterns) = &self.repositories {
@@ -104,6 +116,28 @@ impl Limits {
 #[derive(Clone, Copy, Debug)]
 pub struct LocalAdmin;
 
+/// The credential that a request came with. Whatever is made on the strength of it ends with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The account's password.
+    Password,
+    /// A session, by the hash of its token.
+    Session(String),
+    /// An access token that somebody made.
+    AccessToken(Arc<AccessToken>),
+    /// A refresh token: an access token that was made at a login, for `/auth/token` alone.
+    RefreshToken(Arc<AccessToken>),
+    /// A token of `/auth/token`, from which nothing can be made.
+    Issued,
+}
+
+impl Proof {
+    /// Whether it is a person's own, from which credentials that last may be made: a password or a session.
+    pub fn is_login(&self) -> bool {
+        matches!(self, Self::Password | Self::Session(_))
+    }
+}
+
 /// Who asks.
 #[derive(Clone, Debug)]
 pub enum Caller {
@@ -115,15 +149,25 @@ pub enum Caller {
         principal: Arc<Principal>,
         /// What the token takes away from them.
         limits: Arc<Limits>,
+        /// The credential that the request came with.
+        proof: Proof,
     },
     /// Who may read the replica's data directory: an administrator.
     Local,
 }
 
 impl Caller {
-    /// A user with all its rights.
+    /// A user with all its rights, by its password.
     pub fn user(principal: Arc<Principal>) -> Self {
-        Self::User { principal, limits: Arc::default() }
+        Self::User { principal, limits: Arc::default(), proof: Proof::Password }
+    }
+
+    /// The credential that the request came with; `None` for nobody, and for who is here locally.
+    pub fn proof(&self) -> Option<&Proof> {
+        match self {
+            Self::User { proof, .. } => Some(proof),
+            Self::Anonymous | Self::Local => None,
+        }
     }
 
     /// The user.
@@ -166,7 +210,7 @@ impl Caller {
         match self {
             Self::Anonymous => false,
             Self::Local => true,
-            Self::User { principal, limits } => {
+            Self::User { principal, limits, .. } => {
                 principal.account.is_admin && principal.account.is_active && limits.is_none()
             }
         }

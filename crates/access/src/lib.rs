@@ -6,7 +6,8 @@
 //!   `access_token`).
 //!
 //! Invariants: a token never widens what its account may do; rights are looked up at each request, so a bearer token
-//! only caps them; what one may not see looks absent.
+//! only caps them; what one may not see looks absent; what was made on the strength of a credential ends with it, and a token
+//! of `/auth/token` makes no other.
 
 mod access;
 mod access_token;
@@ -15,7 +16,7 @@ mod caller;
 mod table;
 
 pub use access::{Access, AccessError, AuthError};
-pub use access_token::{NewAccessToken, TokenError};
+pub use access_token::{LOGINS_MAX, NewAccessToken, TokenError};
 pub use bearer::{IssuedToken, TOKEN_LIFETIME};
-pub use caller::{Action, Caller, Limits, LocalAdmin, RepositoryPattern, Scope};
+pub use caller::{Action, Caller, Limits, LocalAdmin, Proof, RepositoryPattern, Scope};
 pub use table::{Denied, Operation, Permit, RULES, Realm, Rule, markdown};

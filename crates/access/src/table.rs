@@ -35,6 +35,16 @@ pub enum Operation {
     DeleteNamespaceRepositories,
     /// Read the catalog of all repositories through `/v2/_catalog` (which shows only readable ones).
     ListCatalog,
+    /// List and search repositories through `/api/v0` (which shows only readable ones).
+    ListRepositories,
+    /// Search accounts.
+    SearchAccounts,
+    /// See the version, and what the registry can do.
+    ViewFeatures,
+    /// See the repositories on which a team has a level.
+    ViewTeamRepositories,
+    /// See, make, change and delete access tokens.
+    ManageTokens,
     /// See events of the whole registry.
     ViewAllEvents,
     /// See settings.
@@ -51,6 +61,8 @@ pub enum Operation {
     CollectGarbage,
     /// Take backups, and see those that were taken.
     TakeBackup,
+    /// End sessions and tokens of everybody, and take the keys of tokens back.
+    RevokeCredentials,
     /// Delete an account with its repositories.
     DeleteAccount,
 }
@@ -177,14 +189,32 @@ pub const RULES: &[Rule] = {
             action: Action::Pull,
             ..on_system(O::ListCatalog, "list readable repositories through /v2/_catalog")
         },
+        Rule {
+            anonymous_if_public: true,
+            user_if_public: true,
+            action: Action::Pull,
+            ..on_system(O::ListRepositories, "list and search readable repositories")
+        },
+        Rule { user_if_public: true, ..on_system(O::SearchAccounts, "search accounts") },
+        Rule {
+            user_if_public: true,
+            action: Action::Any,
+            ..on_system(O::ViewFeatures, "see the version and what the registry can do")
+        },
+        on_namespace(O::ViewTeamRepositories, "see the repositories of a team", None, true),
+        on_namespace(O::ManageTokens, "see and change access tokens", None, false),
         on_system(O::ViewAllEvents, "see events of the whole registry"),
         on_system(O::ViewSettings, "see settings"),
         on_system(O::ChangeSettings, "change settings and certificates"),
-        on_system(O::ViewClusterStatus, "see the status of the cluster"),
+        Rule {
+            action: Action::Backup,
+            ..on_system(O::ViewClusterStatus, "see the status of the cluster")
+        },
         on_system(O::ManageCluster, "let replicas in, and remove them"),
-        on_system(O::ViewAlerts, "see alerts"),
+        Rule { action: Action::Backup, ..on_system(O::ViewAlerts, "see alerts") },
         on_system(O::CollectGarbage, "run the collector"),
-        on_system(O::TakeBackup, "take and list backups"),
+        Rule { action: Action::Backup, ..on_system(O::TakeBackup, "take and list backups") },
+        on_system(O::RevokeCredentials, "end all sessions and tokens"),
         on_system(O::DeleteAccount, "delete an account with its repositories"),
     ]
 };
@@ -238,7 +268,7 @@ pub enum Denied {
 /// The table as Markdown, for the documents.
 pub fn markdown() -> String {
     let mut text = String::from(
-        "| operation | anonymous | any user | read-only | read-write | admin | owner of the namespace | administrator |\n|:--|:-:|:-:|:-:|:-:|:-:|:-:|:-:|\n",
+        "| operation | anonymous | any user | read-only | read-write | admin | owner of the namespace | administrator | token for backups |\n|:--|:-:|:-:|:-:|:-:|:-:|:-:|:-:|:-:|\n",
     );
     for rule in RULES {
         let mark = |yes: bool| if yes { "x" } else { "" };
@@ -253,7 +283,7 @@ pub fn markdown() -> String {
         };
         let from = |level: AccessLevel| mark(rule.level.is_some_and(|least| least <= level));
         text.push_str(&format!(
-            "| {} | {} | {} | {} | {} | {} | {} | x |\n",
+            "| {} | {} | {} | {} | {} | {} | {} | x | {} |\n",
             rule.label,
             public(rule.anonymous_if_public),
             any,
@@ -261,6 +291,7 @@ pub fn markdown() -> String {
             from(AccessLevel::ReadWrite),
             from(AccessLevel::Admin),
             mark(rule.owner),
+            mark(matches!(rule.action, Action::Backup | Action::Any)),
         ));
     }
     text

@@ -10,14 +10,24 @@ This is the table that the server evaluates (`RULES` in `crates/access/src/table
 
 Levels are given to teams, on one repository or on all repositories of a namespace; the highest of all applies, and nothing takes
 away. The owner of a namespace is the user itself, or an owner of the organization. Accounts that are not active may do nothing.
-A token never widens what its account may do: an access token can be limited to repositories and to pulling, a bearer token of
-`/auth/token` to the scopes it was asked for. What one may not see looks like something that does not exist.
+A token never widens what its account may do: an access token can be limited to repositories, to pulling or to backups, a bearer
+token of `/auth/token` to the scopes it was asked for, where `registry:catalog:*` is the one for `/v2/_catalog`. Lists show such a token
+nothing beyond; the last column says what one for backups does, which is made for an administrator's account (`dtr token create
+nightly --backups-only`). What one may not see looks like something that does not exist.
+
+`/auth/token` takes a password, a session, an access token or a refresh token, and never a token of its own. What it gives ends with
+what it was given for: with the access or refresh token (deleted, switched off, at its end), with the session, with the password unless
+an access token was given, and with the account. A request that has begun is finished. A refresh token, such as docker keeps after
+`docker login`, is good at `/auth/token` alone; an account has at most 50 of them, and one more ends an older one of the same client, or
+else the one that was used least recently. Access tokens are made with a password or a session, never with an access token. An
+administrator changes the own password with the old one, as everybody does. What to do when a credential has leaked is in
+[compromise.md](compromise.md).
 
 A change holds for every request that begins after it was answered, on every replica: of grants, visibility, tokens and settings
 always; of accounts, passwords, organizations and teams where they are kept in the registry itself. What a separate UCP keeps, each
-replica remembers: for at most 5 seconds who is active and in which organization and team, for at most 60 seconds that a password
-was right; and while the UCP cannot be reached, what was last known for up to 3 days. Who must be out at once is out when a team's
-level is taken away here. While no majority of the replicas can be asked, content whose digest is known can still be pulled with a
+replica remembers: for at most 5 seconds who is active, in which organization and team, which session goes on, and when the password
+was changed; and while the UCP cannot be reached, what was last known for up to 3 days. Who must be out at once is out when a team's
+level or an access token is taken away here. While no majority of the replicas can be asked, content whose digest is known can still be pulled with a
 token of `/auth/token` that was issued before, at most until it ends.
 
 ";

@@ -4,7 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::Engine as _;
-use dtr_access::{Access, Action, AuthError, Caller, NewAccessToken, Scope, TOKEN_LIFETIME};
+use dtr_access::{
+    Access, Action, AuthError, Caller, LOGINS_MAX, NewAccessToken, Scope, TOKEN_LIFETIME,
+};
 use dtr_catalog::{
     Catalog,
     records::{KeyPurpose, KeyRecord, TokenOrigin},
@@ -56,6 +58,8 @@ impl World {
     /// A token as `docker login` keeps it.
     async fn refresh(&self, principal: &Principal) -> Secret {
         let new = NewAccessToken {
+            creator_address: String::new(),
+            backups_only: false,
             account: principal.account.id.clone(),
             label: "login of docker".to_owned(),
             expires_at: Some(self.access.refresh_token_end()),
@@ -93,7 +97,17 @@ async fn issue(access: &Access, caller: Caller) -> Secret {
 
 /// Whether a token makes alice; any other refusal than for being wrong is a failure.
 async fn is_good(access: &Access, token: &Secret) -> bool {
-    match access.caller_from_bearer(token).await {
+    is_alice(access.caller_from_bearer(token).await)
+}
+
+/// Whether a refresh token can be exchanged; it never opens anything by itself.
+async fn is_exchanged(access: &Access, token: &Secret) -> bool {
+    assert!(!is_good(access, token).await);
+    is_alice(access.exchanger_from_token(token).await)
+}
+
+fn is_alice(caller: Result<Caller, AuthError>) -> bool {
+    match caller {
         Ok(caller) => {
             assert_eq!(caller.name(), "alice");
             true
@@ -183,14 +197,14 @@ async fn a_refresh_token_lasts_three_months() {
     let world = World::new().await;
     let principal = world.login(PASSWORD).await.expect("logged in");
     let token = world.refresh(&principal).await;
-    assert!(world.is_good(&token).await);
+    assert!(is_exchanged(&world.access, &token).await);
     // Signing keys come and go meanwhile.
     world.clock.advance(89 * DAY);
-    assert!(world.is_good(&token).await);
-    let caller = world.access.caller_from_bearer(&token).await.expect("good");
+    assert!(is_exchanged(&world.access, &token).await);
+    let caller = world.access.exchanger_from_token(&token).await.expect("good");
     assert!(world.is_good(&issue(&world.access, caller).await).await);
     world.clock.advance(2 * DAY);
-    assert!(!world.is_good(&token).await);
+    assert!(!is_exchanged(&world.access, &token).await);
 }
 
 #[tokio::test]
@@ -200,6 +214,8 @@ async fn a_refresh_token_ends_with_the_password_it_was_made_with() {
     assert!(principal.password_changed_at.is_some());
     let refresh = world.refresh(&principal).await;
     let made = NewAccessToken {
+        creator_address: String::new(),
+        backups_only: false,
         account: principal.account.id.clone(),
         label: "made by hand".to_owned(),
         expires_at: None,
@@ -211,18 +227,18 @@ async fn a_refresh_token_ends_with_the_password_it_was_made_with() {
     };
     let by_hand = world.access.create_access_token(made, None).await.expect("made").1;
     world.clock.advance(DAY);
-    assert!(world.is_good(&refresh).await);
+    assert!(is_exchanged(&world.access, &refresh).await);
     let (old, new) = (Secret::new(PASSWORD), Secret::new("another-password"));
     let changed = world.identity.change_own_password(&world.alice, &old, new, None).await;
     changed.expect("changed");
-    assert!(!world.is_good(&refresh).await, "the old password's login is over");
+    assert!(!is_exchanged(&world.access, &refresh).await, "the old password's login is over");
     assert!(world.is_good(&by_hand).await, "a token that somebody made goes on");
     let wrong = world.login(PASSWORD).await.expect_err("the old password");
     assert!(matches!(wrong, AuthError::Identity(IdentityError::WrongCredentials)), "{wrong}");
     // At once, within what is remembered of a person.
     let again = world.login("another-password").await.expect("logged in");
     let refresh = world.refresh(&again).await;
-    assert!(world.is_good(&refresh).await);
+    assert!(is_exchanged(&world.access, &refresh).await);
 }
 
 #[tokio::test]
@@ -234,7 +250,7 @@ async fn no_token_is_good_for_an_account_that_is_off() {
     for active in [false, true] {
         let change = AccountChange { is_active: Some(active), ..AccountChange::default() };
         world.identity.update_account(&Actor::system(), id, change).await.expect("changed");
-        assert_eq!(world.is_good(&refresh).await, active);
+        assert_eq!(is_exchanged(&world.access, &refresh).await, active);
         assert_eq!(world.is_good(&bearer).await, active);
     }
 }
@@ -255,4 +271,45 @@ async fn a_login_is_by_password_only_where_one_was_given() {
     assert!(!Access::is_password_header(""));
     assert!(Access::is_password(&Secret::new(PASSWORD)));
     assert!(!Access::is_password(&token));
+}
+
+/// A login of a client, as `docker login` leaves it.
+async fn log_in(world: &World, agent: &str, address: &str) -> Secret {
+    let principal = world.login(PASSWORD).await.expect("logged in");
+    let new = NewAccessToken {
+        account: principal.account.id.clone(),
+        label: "login of docker".to_owned(),
+        expires_at: Some(world.access.refresh_token_end()),
+        repositories: None,
+        pull_only: false,
+        backups_only: false,
+        password_changed_at: principal.password_changed_at,
+        origin: TokenOrigin::Auto,
+        creator_ua: agent.to_owned(),
+        creator_address: address.to_owned(),
+    };
+    world.access.create_access_token(new, None).await.expect("made").1
+}
+
+#[tokio::test]
+async fn logins_are_bounded_and_a_client_replaces_its_own() {
+    let world = World::new().await;
+    let laptop = log_in(&world, "docker/28.2", "192.0.2.7").await;
+    world.clock.advance(DAY);
+    for _ in 0..200 {
+        log_in(&world, "docker/28.2", "192.0.2.1").await;
+        world.clock.advance(Duration::from_secs(60));
+    }
+    let account = world.login(PASSWORD).await.expect("logged in").account.id.clone();
+    let tokens = world.catalog.account_tokens(&account).await.expect("read");
+    assert_eq!(tokens.len(), LOGINS_MAX);
+    // A machine that logs in for every job ends its own logins; the one that nobody used since is not one of them.
+    assert!(is_exchanged(&world.access, &laptop).await);
+    // From everywhere else: the one that was used least recently goes.
+    for n in 0..LOGINS_MAX - 1 {
+        log_in(&world, "docker/28.2", &format!("198.51.100.{n}")).await;
+    }
+    assert!(is_exchanged(&world.access, &laptop).await, "it was used a moment ago");
+    let tokens = world.catalog.account_tokens(&account).await.expect("read");
+    assert_eq!(tokens.len(), LOGINS_MAX);
 }

@@ -58,6 +58,7 @@ pub(crate) async fn team_repositories(
 ) -> Result<Json<TeamRepositories>, ApiError> {
     let unknown = || ApiError::no_such("NO_SUCH_TEAM", "team", &team);
     let principal = asking.principal()?;
+    auth::left_by_token(&state, &asking, Operation::ViewTeamRepositories)?;
     let org = state.identity.account(&account_name(&org)?).await?.ok_or_else(unknown)?;
     let name = parse_name(&team, "NO_SUCH_TEAM", "team")?;
     let found = state.identity.team(&org.id, &name).await?.ok_or_else(unknown)?;
@@ -94,6 +95,9 @@ pub(crate) async fn user_level(
     let full = repository_name(&namespace, &name)?;
     let unknown = || ApiError::no_such("NO_SUCH_REPOSITORY", "repository", &full);
     let repository = state.catalog.lookup_repository(&full).await?.ok_or_else(unknown)?.value;
+    if !auth::may_read(&state, &asking, &repository).await? {
+        return Err(unknown());
+    }
     let level = match state.identity.principal(&asked.id).await? {
         Some(principal) => state.access.level(&Caller::user(principal), &repository).await?,
         None => None,

@@ -6,7 +6,7 @@ use axum::{
     extract::FromRequestParts,
     http::{StatusCode, header, request::Parts},
 };
-use dtr_access::{Access, AuthError, Caller, Denied, LocalAdmin, Operation, Permit};
+use dtr_access::{Access, AuthError, Caller, Denied, LocalAdmin, Operation, Permit, Proof};
 use dtr_catalog::records::{Account, Repository};
 use dtr_identity::{Actor, Principal};
 use dtr_transport::RequestInfo;
@@ -52,14 +52,15 @@ impl Asking {
         self.caller.is_admin()
     }
 
-    /// Refuses callers whose rights are limited, such as by an access token that can only pull.
-    pub fn unlimited(&self) -> Result<(), ApiError> {
-        if self.caller.is_limited() {
-            return Err(ApiError::not_authorized(
-                "this access token is limited; log in with a password or an unlimited token",
-            ));
+    /// Refuses callers that did not log in with a password or a session: a credential that lasts is made by a person, since it
+    /// would go on when the token that it was made with is taken away.
+    pub fn logged_in(&self) -> Result<(), ApiError> {
+        if self.caller.proof().is_none_or(Proof::is_login) {
+            return Ok(());
         }
-        Ok(())
+        Err(ApiError::not_authorized(
+            "an access token makes no other; log in with the password for that",
+        ))
     }
 
     /// Who acts, for the identity service's records.
@@ -168,6 +169,18 @@ pub(crate) async fn system(
     operation: Operation,
 ) -> Result<Permit, ApiError> {
     Ok(state.access.authorize_system(&asking.caller, operation)?)
+}
+
+/// Refuses a token that is limited to something else: for what is decided elsewhere besides.
+pub(crate) fn left_by_token(
+    state: &ApiState,
+    asking: &Asking,
+    operation: Operation,
+) -> Result<(), ApiError> {
+    if matches!(asking.caller, Caller::Anonymous) {
+        return Err(ApiError::not_authenticated());
+    }
+    Ok(state.access.left_by_token(&asking.caller, operation)?)
 }
 
 /// The account of that name, if it is the caller's own or the caller is an administrator.

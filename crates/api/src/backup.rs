@@ -45,7 +45,7 @@ const BLOCK: usize = 256 * 1024;
 /// Blocks that wait for a slow client.
 const BLOCKS_MAX: usize = 4;
 /// Says in a trailer that the stream has ended as it should: `complete`, or why not.
-const STATUS: HeaderName = HeaderName::from_static("dtr-status");
+pub(crate) const STATUS: HeaderName = HeaderName::from_static("dtr-status");
 /// The id under which the report is found afterwards.
 const BACKUP_ID: HeaderName = HeaderName::from_static("x-dtr-backup-id");
 

@@ -85,7 +85,7 @@ fn type_name(event_type: EventType) -> &'static str {
     }
 }
 
-fn event_view(event: Event) -> EventView {
+pub(crate) fn event_view(event: Event) -> EventView {
     EventView {
         id: event.id,
         published_at: event.published_at.to_string(),
@@ -115,15 +115,16 @@ impl EventParams {
             && same(&self.object_type, &event.object.kind)
             && !(self.exclude_pull && event.event_type == EventType::Get)
     }
+}
 
-    fn bound(text: Option<&str>) -> Result<String, ApiError> {
-        let Some(text) = text else { return Ok(String::new()) };
-        match text.parse() {
-            Ok(at) => Ok(Event::id_prefix(at)),
-            Err(error) => {
-                let error: dtr_types::TimestampError = error;
-                Err(ApiError::invalid("INVALID_PARAMETERS", error.to_string()))
-            }
+/// What the ids of events from a time on begin with; empty for no time.
+pub(crate) fn bound(text: Option<&str>) -> Result<String, ApiError> {
+    let Some(text) = text else { return Ok(String::new()) };
+    match text.parse() {
+        Ok(at) => Ok(Event::id_prefix(at)),
+        Err(error) => {
+            let error: dtr_types::TimestampError = error;
+            Err(ApiError::invalid("INVALID_PARAMETERS", error.to_string()))
         }
     }
 }
@@ -143,9 +144,9 @@ async fn list_page(
     let size = page.size()?;
     let mut from = match page.start() {
         Some(start) => start.to_owned(),
-        None => EventParams::bound(params.published_after.as_deref())?,
+        None => bound(params.published_after.as_deref())?,
     };
-    let until = EventParams::bound(params.published_before.as_deref())?;
+    let until = bound(params.published_before.as_deref())?;
     let mut found: Vec<Event> = Vec::new();
     let (mut looked_at, mut goes_on) = (0, None);
     loop {

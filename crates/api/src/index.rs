@@ -1,13 +1,14 @@
 //! Search: over the names of repositories and accounts that one can see.
 
 use axum::{Json, extract::State};
+use dtr_access::Operation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     ApiError, ApiState,
-    auth::Asking,
+    auth::{self, Asking},
     extract::Params,
     extract::account_name,
     repositories::{RepositoryView, readable, view},
@@ -64,6 +65,7 @@ pub(crate) async fn autocomplete(
     Params(params): Params<AutocompleteParams>,
 ) -> Result<Json<Found>, ApiError> {
     asking.principal()?;
+    let _permit = auth::system(&state, &asking, Operation::ListRepositories).await?;
     let limit = params.limit.unwrap_or(25).clamp(1, 100);
     let query = params.query.to_lowercase();
     let mut found = Found { repositories: Vec::new(), accounts: Vec::new() };
@@ -75,6 +77,7 @@ pub(crate) async fn autocomplete(
         }
     }
     if params.include_accounts.unwrap_or(true)
+        && state.access.authorize_system(&asking.caller, Operation::SearchAccounts).is_ok()
         && let Some(built_in) = &state.built_in
     {
         let mut after: Option<String> = None;
@@ -118,6 +121,7 @@ pub(crate) async fn docker_search(
     Params(params): Params<SearchParams>,
 ) -> Result<Json<Value>, ApiError> {
     asking.principal()?;
+    let _permit = auth::system(&state, &asking, Operation::ListRepositories).await?;
     let query = params.q.to_lowercase();
     let all = readable(&state, &asking, None, None, LOOKED_AT_MAX).await?;
     let results: Vec<Value> = all

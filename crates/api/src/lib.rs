@@ -11,6 +11,7 @@ mod backup;
 mod cluster;
 mod error;
 mod events;
+mod export;
 mod extract;
 mod gc;
 mod index;
@@ -18,6 +19,7 @@ mod manifests;
 mod meta;
 mod paging;
 mod repositories;
+mod revoke;
 mod state;
 mod tags;
 mod team_access;
@@ -87,6 +89,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(tokens::list, tokens::create, tokens::delete_unused))
         .routes(routes!(tokens::get, tokens::update, tokens::delete))
         .routes(routes!(events::list))
+        .routes(routes!(export::export))
+        .routes(routes!(revoke::revoke))
         .routes(routes!(index::autocomplete))
         .routes(routes!(index::docker_search))
         .routes(routes!(meta::settings, meta::change_settings))

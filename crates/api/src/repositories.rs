@@ -216,6 +216,7 @@ async fn list_page(
     namespace: Option<&dtr_types::AccountName>,
     page: &PageParams,
 ) -> Result<(HeaderMap, Json<RepositoryList>), ApiError> {
+    let _permit = auth::system(state, asking, Operation::ListRepositories).await?;
     let size = page.size()?;
     let found = readable(state, asking, namespace, page.start(), size + 1).await?;
     let (headers, found) = page_of(found, size, |repository| repository.name.to_string());

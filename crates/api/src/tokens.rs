@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use dtr_access::NewAccessToken;
+use dtr_access::{NewAccessToken, Operation};
 use dtr_catalog::records::{AccessToken, Account, EventType, TokenOrigin};
 use dtr_types::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,10 @@ pub(crate) struct TokenView {
     repositories: Option<Vec<String>>,
     /// Whether it can only pull.
     pull_only: bool,
+    /// Whether it can only take backups, list them, and see the status.
+    backups_only: bool,
+    /// Of a login: the client's address.
+    creator_address: String,
     /// The token: only in the answer to its making.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
@@ -63,6 +67,9 @@ pub(crate) struct NewToken {
     /// Whether it can only pull.
     #[serde(default)]
     pull_only: bool,
+    /// Whether it can only take backups, list them, and see the status: for an administrator's account.
+    #[serde(default)]
+    backups_only: bool,
 }
 
 /// What changes; what is left out stays.
@@ -116,6 +123,8 @@ fn token_view(record: AccessToken, token: Option<String>) -> TokenView {
         expires_at: time(record.expires_at),
         repositories: record.repositories,
         pull_only: record.pull_only,
+        backups_only: record.backups_only,
+        creator_address: record.creator_address,
         token,
     }
 }
@@ -125,23 +134,29 @@ async fn whose(
     asking: &Asking,
     username: Option<&str>,
 ) -> Result<Account, ApiError> {
-    let principal = asking.principal()?;
-    match username {
-        None => Ok(principal.account.clone()),
-        Some(name) => auth::oneself_or_admin(state, asking, &account_name(name)?).await,
-    }
+    let account = match username {
+        None => asking.principal()?.account.clone(),
+        Some(name) => {
+            auth::left_by_token(state, asking, Operation::ManageTokens)?;
+            auth::oneself_or_admin(state, asking, &account_name(name)?).await?
+        }
+    };
+    let permit =
+        state.access.authorize_namespace(&asking.caller, Operation::ManageTokens, &account);
+    let _permit = permit.await??;
+    Ok(account)
 }
 
 /// A token by its hash, if it is the caller's own or the caller is an administrator.
 async fn find(state: &ApiState, asking: &Asking, hash: &str) -> Result<AccessToken, ApiError> {
-    let principal = asking.principal()?;
+    auth::left_by_token(state, asking, Operation::ManageTokens)?;
     let unknown = || ApiError::no_such("NO_SUCH_API_TOKEN", "access token", hash);
     if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(unknown());
     }
     let found = state.catalog.get(&dtr_catalog::keys::access_token(hash)).await?;
     let token = found.ok_or_else(unknown)?.value;
-    if token.account != principal.account.id && !asking.is_admin() {
+    if asking.caller.account_id() != Some(&token.account) && !asking.is_admin() {
         return Err(unknown());
     }
     Ok(token)
@@ -196,9 +211,19 @@ pub(crate) async fn create(
     Body(new): Body<NewToken>,
 ) -> Result<Response, ApiError> {
     let account = whose(&state, &asking, params.username.as_deref()).await?;
-    asking.unlimited()?;
+    asking.logged_in()?;
     label(&new.token_label)?;
-    if state.catalog.account_tokens(&account.id).await?.len() >= TOKENS_MAX {
+    if new.backups_only && !account.is_admin {
+        return Err(ApiError::invalid(
+            "INVALID_PARAMETERS",
+            format!(
+                "\"{}\" may take no backups, so a token of it cannot either; make it for an administrator's account",
+                account.name
+            ),
+        ));
+    }
+    let tokens = state.catalog.account_tokens(&account.id).await?;
+    if tokens.iter().filter(|t| t.generated_by == TokenOrigin::User).count() >= TOKENS_MAX {
         return Err(ApiError::invalid(
             "INVALID_PARAMETERS",
             format!("an account has at most {TOKENS_MAX} access tokens; delete some"),
@@ -215,9 +240,11 @@ pub(crate) async fn create(
                 expires_at: time(new.expires_at.as_deref())?,
                 repositories: new.repositories,
                 pull_only: new.pull_only,
+                backups_only: new.backups_only,
                 password_changed_at: None,
                 origin: TokenOrigin::User,
                 creator_ua: agent.unwrap_or_default().chars().take(200).collect(),
+                creator_address: String::new(),
             },
             Some(&event),
         )
@@ -239,7 +266,6 @@ pub(crate) async fn delete_unused(
     Params(params): Params<DeleteParams>,
 ) -> Result<StatusCode, ApiError> {
     let account = whose(&state, &asking, params.username.as_deref()).await?;
-    asking.unlimited()?;
     let before = time(params.usedbefore.as_deref())?;
     let origin = match params.generatedby.as_deref() {
         None | Some("auto") => TokenOrigin::Auto,
@@ -290,7 +316,6 @@ pub(crate) async fn update(
     Body(change): Body<TokenChange>,
 ) -> Result<Json<TokenView>, ApiError> {
     let token = find(&state, &asking, &hash).await?;
-    asking.unlimited()?;
     if let Some(text) = &change.token_label {
         label(text)?;
     }
@@ -317,7 +342,6 @@ pub(crate) async fn delete(
     Parted(hash): Parted<String>,
 ) -> Result<StatusCode, ApiError> {
     let token = find(&state, &asking, &hash).await?;
-    asking.unlimited()?;
     let event = state.event(&asking.caller, EventType::Delete, None, "token", &token.label);
     state.access.delete_access_token(&token.hash, Some(&event)).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
-use dtr_access::{Caller, Denied, Limits, Operation};
+use dtr_access::{AuthError, Caller, Denied, Limits, Operation};
 use dtr_catalog::records::{Repository, Visibility};
 use dtr_store::together::is_lately;
 use dtr_transport::RequestInfo;
@@ -72,6 +72,33 @@ impl Challenger {
         OciError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
             .header(header::WWW_AUTHENTICATE, challenge)
     }
+
+    /// Where the request comes from.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
+    /// The answer to credentials that are refused. The challenge lets the client ask for another token.
+    fn refused(&self, error: AuthError) -> OciError {
+        let error = OciError::from(error);
+        if error.status() == StatusCode::UNAUTHORIZED {
+            let message = "the credentials are wrong, or the token has ended";
+            return self.unauthorized(message, None, Some("invalid_token"));
+        }
+        error
+    }
+}
+
+/// The text of the `Authorization` header.
+fn authorization<'a>(
+    challenger: &Challenger,
+    headers: &'a HeaderMap,
+) -> Result<Option<&'a str>, OciError> {
+    let text = headers.get(header::AUTHORIZATION).map(HeaderValue::to_str).transpose();
+    text.map_err(|_| {
+        let message = "the Authorization header is not text";
+        challenger.unauthorized(message, None, Some("invalid_token"))
+    })
 }
 
 impl Registry {
@@ -90,23 +117,31 @@ impl Registry {
         challenger: &Challenger,
         headers: &HeaderMap,
     ) -> Result<Caller, OciError> {
-        let access = match &self.gate {
-            Gate::Open => return Ok(Caller::Local),
-            Gate::Access(access) => access,
-        };
-        let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(Caller::Anonymous) };
-        let wrong = |message: &str| challenger.unauthorized(message, None, Some("invalid_token"));
-        let text = value.to_str().map_err(|_| wrong("the Authorization header is not text"))?;
-        match access.caller_from_header_at(text, challenger.client).await {
-            Ok(caller) => Ok(caller),
-            Err(error) => {
-                let error = OciError::from(error);
-                // The message stays; the challenge lets the client ask for another token.
-                if error.status() == StatusCode::UNAUTHORIZED {
-                    return Err(wrong("the credentials are wrong, or the token has ended"));
-                }
-                Err(error)
-            }
+        let text = authorization(challenger, headers)?;
+        match (&self.gate, text) {
+            (Gate::Open, _) => Ok(Caller::Local),
+            (Gate::Access(_), None) => Ok(Caller::Anonymous),
+            (Gate::Access(access), Some(text)) => access
+                .caller_from_header_at(text, challenger.client)
+                .await
+                .map_err(|error| challenger.refused(error)),
+        }
+    }
+
+    /// Who asks for a token with these headers.
+    pub(crate) async fn exchanger(
+        &self,
+        challenger: &Challenger,
+        headers: &HeaderMap,
+    ) -> Result<Caller, OciError> {
+        let text = authorization(challenger, headers)?;
+        match (&self.gate, text) {
+            (Gate::Open, _) => Ok(Caller::Local),
+            (Gate::Access(_), None) => Ok(Caller::Anonymous),
+            (Gate::Access(access), Some(text)) => access
+                .exchanger_from_header(text, challenger.client)
+                .await
+                .map_err(|error| challenger.refused(error)),
         }
     }
 }
@@ -312,10 +347,11 @@ impl Asked<'_> {
 
 /// The caller with its rights as they are without the scopes of its bearer token; `None` when it has none.
 fn without_scopes(caller: &Caller) -> Option<Caller> {
-    let Caller::User { principal, limits } = caller else { return None };
+    let Caller::User { principal, limits, proof } = caller else { return None };
     limits.scopes.as_ref()?;
     let limits = Limits { scopes: None, ..(**limits).clone() };
-    Some(Caller::User { principal: Arc::clone(principal), limits: Arc::new(limits) })
+    let (principal, limits) = (Arc::clone(principal), Arc::new(limits));
+    Some(Caller::User { principal, limits, proof: proof.clone() })
 }
 
 fn new_repository(

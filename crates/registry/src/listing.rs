@@ -11,7 +11,7 @@ use dtr_store::At;
 use dtr_types::RepositoryName;
 use serde_json::json;
 
-use crate::{OciError, auth::Asked, blobs::header_value, uploads::Query};
+use crate::{Gate, OciError, auth::Asked, blobs::header_value, uploads::Query};
 
 /// Items of a page when the client does not say.
 const CATALOG_DEFAULT: usize = 100;
@@ -85,6 +85,19 @@ pub(crate) async fn catalog(asked: &Asked<'_>, request: Request) -> Result<Respo
             Some(scope),
             None,
         ));
+    }
+    if let Gate::Access(access) = &asked.registry.gate
+        && let Err(denied) = access.authorize_system(&asked.caller, Operation::ListCatalog)
+    {
+        // A token that was issued for something else: the client is to ask for another one.
+        return Err(match asked.caller.limits() {
+            Some(limits) if limits.scopes.is_some() => asked.challenger.unauthorized(
+                "the token does not cover registry:catalog:*",
+                Some("registry:catalog:*"),
+                Some("insufficient_scope"),
+            ),
+            _ => OciError::denied(denied.to_string()),
+        });
     }
     let query = Query::of(&request);
     let n = wanted(&query, CATALOG_DEFAULT)?;

@@ -3,6 +3,11 @@
 //!
 //! A scope that the caller has no right to is left out; a token without any is no error, and good for nothing. The
 //! resource then says what was missing.
+//!
+//! A token of here is no credential here: whoever copies one from a log could renew it for ever. It also ends with what it was
+//! made with (`dtr_access`).
+
+use std::net::IpAddr;
 
 use axum::{
     Extension, Json,
@@ -10,7 +15,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use dtr_access::{Access, Action, Caller, NewAccessToken, Operation, Scope};
+use dtr_access::{Access, AccessError, Action, Caller, NewAccessToken, Operation, Scope};
 use dtr_catalog::records::TokenOrigin;
 use dtr_store::together;
 use dtr_transport::RequestInfo;
@@ -32,7 +37,7 @@ pub(crate) async fn get(
     let challenger = Challenger::of(&request, &external);
     let (parts, _) = request.into_parts();
     let answer = async {
-        let caller = match registry.authenticate(&challenger, &parts.headers).await {
+        let caller = match registry.exchanger(&challenger, &parts.headers).await {
             Ok(caller) => caller,
             Err(error) if error.status() == StatusCode::UNAUTHORIZED => {
                 return Err(refused());
@@ -44,7 +49,8 @@ pub(crate) async fn get(
         let wants_refresh = value("offline_token") == Some("true") && is_password(&parts.headers);
         let client = value("client_id").unwrap_or_default();
         let service = value("service").unwrap_or_default();
-        grant(&registry, &caller, scopes, service, client, wants_refresh, &parts.headers).await
+        let client = Client { id: client, headers: &parts.headers, from: challenger.client() };
+        grant(&registry, &caller, scopes, service, &client, wants_refresh).await
     };
     match together(answer).await {
         Ok(response) => response,
@@ -63,7 +69,8 @@ fn refused() -> OciError {
     OciError::new(
         StatusCode::UNAUTHORIZED,
         "UNAUTHORIZED",
-        "the user name or password is wrong, or the account is not active",
+        "the user name, password or token is wrong or over, or the account is not active; a token of /auth/token is not taken \
+         here",
     )
     .header(header::WWW_AUTHENTICATE, "Basic realm=\"dtr\"")
 }
@@ -129,9 +136,9 @@ pub(crate) async fn post(
         let from = info.map(|Extension(info)| info.client);
         let caller = match form.grant_type.as_str() {
             "password" => {
-                access.caller_from_password_at(&form.username, &form.password, from).await
+                access.exchanger_from_password(&form.username, &form.password, from).await
             }
-            "refresh_token" => access.caller_from_bearer(&form.refresh_token).await,
+            "refresh_token" => access.exchanger_from_token(&form.refresh_token).await,
             "" => return Err(form_expected(StatusCode::BAD_REQUEST)),
             other => {
                 return Err(OciError::new(
@@ -153,7 +160,8 @@ pub(crate) async fn post(
             && form.grant_type == "password"
             && Access::is_password(&form.password);
         let client = form.client_id.as_str();
-        grant(&registry, &caller, scopes, &form.service, client, wants_refresh, &headers).await
+        let client = Client { id: client, headers: &headers, from };
+        grant(&registry, &caller, scopes, &form.service, &client, wants_refresh).await
     };
     match together(answer).await {
         Ok(response) => response,
@@ -228,14 +236,20 @@ async fn may_create(
     Ok(access.authorize_namespace(caller, operation, &owner).await?.is_ok())
 }
 
+/// The program that asks, as far as it says.
+struct Client<'a> {
+    id: &'a str,
+    headers: &'a HeaderMap,
+    from: Option<IpAddr>,
+}
+
 async fn grant(
     registry: &Registry,
     caller: &Caller,
     scopes: impl Iterator<Item = &str>,
     service: &str,
-    client: &str,
+    client: &Client<'_>,
     wants_refresh: bool,
-    headers: &HeaderMap,
 ) -> Result<Response, OciError> {
     let Gate::Access(access) = &registry.gate else {
         return Err(OciError::unsupported("this registry hands out no tokens"));
@@ -254,13 +268,19 @@ async fn grant(
                     Action::Pull => "pull",
                     Action::Push => "push",
                     Action::Delete => "delete",
-                    Action::Manage => "*",
+                    Action::Backup | Action::Manage | Action::Any => "*",
                 })
                 .collect();
-            format!("repository:{}:{}", scope.name, actions.join(","))
+            match scope.name.as_str() {
+                "catalog" => "registry:catalog:*".to_owned(),
+                name => format!("repository:{name}:{}", actions.join(",")),
+            }
         })
         .collect();
     let issued = access.issue_token(caller, allowed, service).await.map_err(|error| {
+        if matches!(error, AccessError::Derived) {
+            return refused();
+        }
         tracing::error!(%error, "no token was issued");
         OciError::unavailable("no token can be issued right now; try again in a moment")
     })?;
@@ -272,7 +292,7 @@ async fn grant(
         "issued_at": issued.issued_at,
         "scope": words.join(" "),
     });
-    if wants_refresh && let Some(refresh) = refresh_token(access, caller, client, headers).await? {
+    if wants_refresh && let Some(refresh) = refresh_token(access, caller, client).await? {
         answer["refresh_token"] = refresh.expose().into();
     }
     let no_store = [(header::CACHE_CONTROL, "no-store")];
@@ -283,26 +303,27 @@ async fn grant(
 async fn refresh_token(
     access: &Access,
     caller: &Caller,
-    client: &str,
-    headers: &HeaderMap,
+    client: &Client<'_>,
 ) -> Result<Option<Secret>, OciError> {
     let Some(principal) = caller.principal() else { return Ok(None) };
     if caller.is_limited() {
         return Ok(None);
     }
-    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-    let client: String = client.chars().take(60).collect();
+    let agent = client.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    let name: String = client.id.chars().take(60).collect();
     let made = access
         .create_access_token(
             NewAccessToken {
                 account: principal.account.id.clone(),
-                label: format!("login of {}", if client.is_empty() { "a client" } else { &client }),
+                label: format!("login of {}", if name.is_empty() { "a client" } else { &name }),
                 expires_at: Some(access.refresh_token_end()),
                 repositories: None,
                 pull_only: false,
+                backups_only: false,
                 password_changed_at: principal.password_changed_at,
                 origin: TokenOrigin::Auto,
                 creator_ua: agent.unwrap_or_default().chars().take(200).collect(),
+                creator_address: client.from.map(|from| from.to_string()).unwrap_or_default(),
             },
             None,
         )

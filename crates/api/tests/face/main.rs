@@ -10,4 +10,5 @@ mod nouns;
 #[path = "../../../registry/tests/face/world.rs"]
 #[expect(dead_code, unreachable_pub, reason = "not all of it is about this face")]
 mod people;
+mod revoke;
 mod world;

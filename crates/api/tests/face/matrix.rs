@@ -177,6 +177,9 @@ fn request_of(route: &str, repository: &str) -> Option<Request> {
         ("PUT", "meta/certificate") => {
             with(Needs::Admin, json!({ "webTLSCert": "x", "webTLSKey": "x" }))
         }
+        ("GET", "events/export") => plain(Needs::Admin),
+        // Of nobody: let in is who is told so.
+        ("POST", "revoke") => with(Needs::Admin, json!({ "username": "nobody" })),
         ("POST", "gc" | "backups") => plain(Needs::Admin),
         // Of a registry that has one replica: let in is who is told so.
         ("POST", "cluster/replicas") => with(
@@ -321,6 +324,134 @@ async fn a_limited_token_never_changes_anything() {
     for name in [PUBLIC, PRIVATE] {
         let path = format!("/api/v0/repositories/{name}");
         world.admin("GET", &path, None).await.is(200);
+    }
+}
+
+/// What an administrator's token is limited to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// An access token that can only pull.
+    Pull,
+    /// An access token for one repository.
+    Repository,
+    /// An access token that can only take backups.
+    Backups,
+    /// A token of `/auth/token` for pulls of one repository.
+    Scope,
+    /// One without a scope.
+    NoScope,
+    /// One for the catalog.
+    Catalog,
+}
+
+impl Limit {
+    const ALL: [Self; 6] =
+        [Self::Pull, Self::Repository, Self::Backups, Self::Scope, Self::NoScope, Self::Catalog];
+
+    /// The `Authorization` header.
+    async fn token(self, world: &World) -> String {
+        let more = match self {
+            Self::Pull => json!({ "pullOnly": true }),
+            Self::Repository => json!({ "repositories": [PUBLIC] }),
+            Self::Backups => json!({ "backupsOnly": true }),
+            Self::Scope | Self::NoScope | Self::Catalog => {
+                let scope = match self {
+                    Self::Scope => format!("repository:{PUBLIC}:pull"),
+                    Self::Catalog => "registry:catalog:*".to_owned(),
+                    _ => String::new(),
+                };
+                let path = format!("/auth/token?scope={scope}");
+                let issued = world.people.call("GET", &path).who(Who::Admin).send().await;
+                let issued = issued.is(200).json();
+                return format!("Bearer {}", issued["token"].as_str().expect("a token"));
+            }
+        };
+        let mut new = json!({ "tokenLabel": "limited" });
+        new.as_object_mut().expect("an object").extend(more.as_object().expect("one").clone());
+        let made = world.admin("POST", "/api/v0/api_tokens", Some(&new)).await.is(201).json();
+        basic("admin", made["token"].as_str().expect("a token"))
+    }
+
+    /// Whether it opens a route, where that is about a repository about [`PRIVATE`].
+    fn opens(self, route: &str, needs: Needs) -> bool {
+        let (method, path) = route.split_once(" /api/v0/").expect("a route");
+        let lists = matches!(
+            path,
+            "repositories"
+                | "repositories/{namespace}"
+                | "index/autocomplete"
+                | "index/dockersearch"
+        );
+        if (method, path) == ("GET", "meta/features") {
+            return true;
+        }
+        match self {
+            Self::Pull => {
+                let sees = matches!(needs, Needs::View | Needs::Events);
+                method == "GET" && (lists || sees)
+            }
+            Self::Repository | Self::Catalog => method == "GET" && lists,
+            Self::Backups => matches!(
+                (method, path),
+                ("GET" | "POST", "backups")
+                    | ("GET", "backups/{id}/report" | "meta/cluster_status" | "meta/alerts")
+                    | ("GET", "cluster/restart")
+            ),
+            Self::Scope | Self::NoScope => false,
+        }
+    }
+}
+
+/// Every route with tokens that are limited: each opens what it is for, and no list shows what it is not for.
+#[tokio::test]
+async fn a_limited_token_shows_nothing_beyond() {
+    let world = World::new().await;
+    for limit in Limit::ALL {
+        let token = limit.token(&world).await;
+        for route in routes() {
+            let asked = request_of(&route, PRIVATE).expect("spoken of");
+            let method = route.split(' ').next().expect("a method");
+            let call = world.people.call(method, &asked.path).header("authorization", &token);
+            let answer = match &asked.body {
+                None => call.send().await,
+                Some(body) => {
+                    let call = call.header("content-type", "application/json");
+                    call.body(body.to_string()).send().await
+                }
+            };
+            let status = answer.status.as_u16();
+            let at = format!("{limit:?} {route}: {status}");
+            if !limit.opens(&route, asked.needs) {
+                assert!(matches!(status, 403 | 404), "{at}");
+                continue;
+            }
+            assert!(!matches!(status, 401 | 403) && status < 500, "{at}");
+            let text = String::from_utf8_lossy(&answer.body);
+            if matches!(limit, Limit::Repository | Limit::Catalog) {
+                assert!(!text.contains(PRIVATE), "{at}: {text}");
+            }
+            // An archive has everything.
+            if limit != Limit::Backups {
+                assert!(!text.contains("isOrg") && !text.contains("hashedToken"), "{at}: {text}");
+            }
+        }
+    }
+    // Backups are an administrator's: a token of another account cannot be for them.
+    let new = json!({ "tokenLabel": "limited", "backupsOnly": true });
+    world.ask(Who::Owner, "POST", "/api/v0/api_tokens", Some(&new)).await.is(400);
+}
+
+/// A credential that lasts is made by a person: with an access token there is no other to be had, however much it may do.
+#[tokio::test]
+async fn an_access_token_makes_no_other() {
+    let world = World::new().await;
+    let new = json!({ "tokenLabel": "all of it" });
+    let made = world.admin("POST", "/api/v0/api_tokens", Some(&new)).await.is(201).json();
+    let token = made["token"].as_str().expect("a token").to_owned();
+    for header in [basic("admin", &token), format!("Bearer {token}")] {
+        let call = world.people.call("POST", "/api/v0/api_tokens").header("authorization", &header);
+        let call = call.header("content-type", "application/json").body(new.to_string());
+        assert_eq!(call.send().await.is(403).code(), "NOT_AUTHORIZED");
     }
 }
 

@@ -159,6 +159,8 @@ async fn access_token(world: &World, patterns: Option<&[&str]>, pull_only: bool)
     let name = Who::Owner.name().parse().expect("a name");
     let account = dtr_identity::Identity::account(&world.identity, &name).await;
     let new = NewAccessToken {
+        creator_address: String::new(),
+        backups_only: false,
         account: account.expect("read").expect("there").id,
         label: "test".to_owned(),
         expires_at: None,

@@ -227,6 +227,25 @@ impl World {
         Self { catalog, identity, access, registry, router, clock, org, public, private, dir: None }
     }
 
+    /// Another replica's registry over the same store, for what needs no blobs.
+    pub async fn beside(other: &Self) -> Self {
+        let disk = SimulatedDisk::default();
+        let random = Arc::new(SeededRandom::new(2_000));
+        let options = Options::new(Arc::new(SystemClock), random.clone());
+        let blobs = FileStorage::on(Arc::new(disk), options).await.expect("opens");
+        let catalog = Catalog::new(other.catalog.store().clone(), other.clock.clone(), random);
+        let options = BuiltInOptions { cost: Cost::least(), ..BuiltInOptions::default() };
+        let identity = BuiltIn::new(catalog.clone(), options);
+        let cluster = cluster();
+        let access = Access::new(catalog.clone(), &cluster, Arc::new(identity.clone()));
+        let access = access.await.expect("opens");
+        let registry = Registry::new(catalog.clone(), Arc::new(blobs), access.clone());
+        let router = registry.router();
+        let (clock, org) = (other.clock.clone(), other.org.clone());
+        let (public, private) = (other.public.clone(), other.private.clone());
+        Self { catalog, identity, access, registry, router, clock, org, public, private, dir: None }
+    }
+
     /// Over a disk that fails when it is told to.
     pub async fn on_disk(disk: &SimulatedDisk) -> Self {
         let options = Options::new(Arc::new(SystemClock), Arc::new(SeededRandom::new(3)));
