@@ -128,9 +128,12 @@ pub enum UserCommand {
         /// Whether it may log in
         #[arg(long)]
         is_active: Option<bool>,
-        /// A new password
+        /// A new password; it ends all sessions and logins of the user
         #[arg(long, env = "DTR_USER_PASSWORD", hide_env_values = true, allow_hyphen_values = true)]
         password: Option<Secret>,
+        /// End all access tokens of the user too
+        #[arg(long)]
+        end_tokens: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -347,6 +350,9 @@ pub enum TokenCommand {
         /// Whose [default: one's own]
         #[arg(long)]
         user: Option<AccountName>,
+        /// Also those that clients were given at a login, such as docker's
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -366,6 +372,9 @@ pub enum TokenCommand {
         /// Limit it to pulling
         #[arg(long)]
         pull_only: bool,
+        /// Limit it to taking and listing backups and to the status: for an administrator's account
+        #[arg(long, conflicts_with_all = ["pull_only", "repository"])]
+        backups_only: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -388,6 +397,41 @@ pub enum TokenCommand {
         id: String,
         #[command(flatten)]
         admin: AdminArgs,
+    },
+}
+
+/// `dtr revoke`
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// Whose sessions, access tokens and logins end
+    #[arg(long, value_name = "NAME", required_unless_present = "everybody")]
+    pub user: Option<AccountName>,
+    /// End those of everybody, one's own too
+    #[arg(long, conflicts_with = "user")]
+    pub everybody: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `dtr events`
+#[derive(Debug, Subcommand)]
+pub enum EventsCommand {
+    /// Write events to standard output, oldest first, as one JSON object a line
+    Export {
+        /// Only those at or after this time, in RFC 3339 form
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Only those before this time, in RFC 3339 form [default: now]
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// Only those after the event of this id: the last one of an earlier export
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+        /// Leave pulls out
+        #[arg(long)]
+        without_pulls: bool,
+        #[command(flatten)]
+        connect: ConnectArgs,
     },
 }
 

@@ -22,7 +22,8 @@ pub struct UcpArgs {
     /// Administrator to act as
     #[arg(long, env = "UCP_USERNAME", value_name = "NAME")]
     pub ucp_username: Option<String>,
-    /// Its password; asked for on a terminal when left out
+    /// Its password; asked for on a terminal when left out. Where --ucp-url is the registry's own address, an access token of it
+    /// does in most commands
     #[arg(
         long,
         env = "UCP_PASSWORD",
@@ -50,6 +51,15 @@ pub struct UcpArgs {
 pub struct ConnectArgs {
     #[command(flatten)]
     pub ucp: UcpArgs,
+    /// Access token of the registry, in place of name and password; --ucp-url is the registry's own address then
+    #[arg(
+        long,
+        env = "UCP_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        conflicts_with = "ucp_password"
+    )]
+    pub ucp_token: Option<Secret>,
     /// The replica to work through
     #[arg(long, env = "DTR_REPLICA_ID", value_name = "ID")]
     pub existing_replica_id: Option<ReplicaId>,

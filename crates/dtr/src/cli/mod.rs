@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use admin::{
-    AdminArgs, GrantCommand, OrgCommand, Output, RepoCommand, TagCommand, Target, TeamCommand,
-    TokenCommand, UserCommand,
+    AdminArgs, EventsCommand, GrantCommand, OrgCommand, Output, RepoCommand, RevokeArgs,
+    TagCommand, Target, TeamCommand, TokenCommand, UserCommand,
 };
 pub use flags::{
     ConnectArgs, DataDirArgs, DecryptionArgs, EncryptionArgs, EtcdArgs, GivenEtcdArgs, LogArgs,
@@ -81,6 +81,11 @@ pub enum Command {
     /// Manage access tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// End all sessions and tokens of a user, or of everybody, on the day of a compromise
+    Revoke(RevokeArgs),
+    /// Read what happened
+    #[command(subcommand)]
+    Events(EventsCommand),
     /// Manage tags
     #[command(subcommand)]
     Tag(TagCommand),

@@ -112,8 +112,16 @@ pub async fn user(command: UserCommand) -> Result<()> {
             })
             .await
         }
-        UserCommand::Update { name, full_name, is_admin, is_active, password, admin } => {
-            let change = UserChange { full_name, is_admin, is_active, password };
+        UserCommand::Update {
+            name,
+            full_name,
+            is_admin,
+            is_active,
+            password,
+            end_tokens,
+            admin,
+        } => {
+            let change = UserChange { full_name, is_admin, is_active, password, end_tokens };
             on(&admin, async |c, output| change.apply(c, &name, output).await).await
         }
         UserCommand::Delete { name, with_repositories, admin } => {
@@ -130,6 +138,7 @@ struct UserChange {
     is_admin: Option<bool>,
     is_active: Option<bool>,
     password: Option<Secret>,
+    end_tokens: bool,
 }
 
 impl UserChange {
@@ -143,17 +152,26 @@ impl UserChange {
                 fields.insert(field.to_owned(), value.into());
             }
         }
-        if fields.is_empty() && self.password.is_none() {
+        if fields.is_empty() && self.password.is_none() && !self.end_tokens {
             return Err(Failure::usage(
-                "nothing to change: give --full-name, --is-admin, --is-active or --password",
+                "nothing to change: give --full-name, --is-admin, --is-active, --password or --end-tokens",
             ));
         }
         let cannot = || format!("cannot change user {name}");
         if let Some(password) = &self.password {
-            let form = json!({"newPassword": password.expose()});
+            // One's own takes the old one: it is the one that was given to log in.
+            let old = c.password_of(name).map(Secret::expose).unwrap_or_default();
+            let form = json!({"oldPassword": old, "newPassword": password.expose()});
             let path = format!("{}/changePassword", account(name));
             let _: Value =
                 c.accounts.post(&path, &form).await.map_err(kept_elsewhere).with_context(cannot)?;
+        }
+        if self.end_tokens {
+            // Where the registry is, which is not where accounts are when a UCP keeps them.
+            for origin in ["user", "auto"] {
+                let path = format!("/api/v0/api_tokens?username={name}&generatedby={origin}");
+                c.api.delete(&path).await.context("cannot end the access tokens")?;
+            }
         }
         let path = account(name);
         let user: Value = if fields.is_empty() {
@@ -340,5 +358,9 @@ async fn on(
     admin: &AdminArgs,
     work: impl AsyncFnOnce(&Connection, Output) -> Result<()>,
 ) -> Result<()> {
-    connect::with(&admin.connect, async |c| work(c, admin.output).await).await
+    connect::with(&admin.connect, async |c| {
+        c.needs_password("accounts are managed where they are kept")?;
+        work(c, admin.output).await
+    })
+    .await
 }

@@ -44,6 +44,7 @@ pub async fn join(args: JoinArgs) -> Result<()> {
     let joining = Joining::new(&options, id.clone(), args.unsafe_join).context("cannot join")?;
     let address = joining.address().to_owned();
     let through = ConnectArgs {
+        ucp_token: None,
         ucp: args.ucp,
         existing_replica_id: args.existing_replica_id,
         data_dir: None,

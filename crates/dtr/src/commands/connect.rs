@@ -13,7 +13,7 @@ use dtr_client::{
     Api, Authorization, ClientError, Identity, RetryPolicy, Service, Session, TlsOptions,
 };
 use dtr_service::local::SOCKET;
-use dtr_types::{ReplicaId, Secret};
+use dtr_types::{AccountName, ReplicaId, Secret};
 use serde_json::Value;
 
 use crate::{
@@ -38,10 +38,20 @@ pub struct Connection {
     pub api: Api,
     /// Where accounts are kept.
     pub accounts: Api,
-    /// Who is logged in; nobody through the socket.
-    session: Option<(Identity, Session)>,
+    /// Who asks.
+    who: Who,
     /// Keeps a long socket path usable.
     _directory: Option<OwnedFd>,
+}
+
+/// Who asks.
+enum Who {
+    /// Who may read the data directory.
+    Local,
+    /// Who logged in, and with which password.
+    Session(Box<(Identity, Session, Secret)>),
+    /// Whose access token it is; it is sent with every request, and there is no session.
+    Token,
 }
 
 /// The identity service with everything that was left out asked for.
@@ -99,6 +109,11 @@ impl UcpArgs {
             }
         };
         let password = match &self.ucp_password {
+            Some(token) if is_access_token(token) => {
+                return Err(Failure::usage(
+                    "an access token is not enough for this: give the password of an administrator",
+                ));
+            }
             Some(password) if !password.is_empty() => password.clone(),
             _ => terminal::ask_password(
                 &format!("UCP password of {username}"),
@@ -107,6 +122,30 @@ impl UcpArgs {
         };
         Ok(UcpLogin { url, username, password, tls: self.tls() })
     }
+}
+
+impl ConnectArgs {
+    /// How an access token is sent, if one was given: by itself, or in place of the password.
+    pub fn token(&self) -> Result<Option<Authorization>> {
+        if let Some(token) = self.ucp_token.as_ref().filter(|token| !token.is_empty()) {
+            return Ok(Some(Authorization::Bearer(token.clone())));
+        }
+        let token = self.ucp.ucp_password.as_ref().filter(|text| is_access_token(text));
+        let Some(token) = token else { return Ok(None) };
+        let username = match given(self.ucp.ucp_username.as_ref()) {
+            Some(name) => name,
+            None => {
+                terminal::ask("UCP username", "--ucp-username, or UCP_USERNAME in the environment")?
+            }
+        };
+        Ok(Some(Authorization::Basic { username, password: token.clone() }))
+    }
+}
+
+/// Whether a text has the form of a registry's access token: it never goes to an identity service.
+fn is_access_token(text: &Secret) -> bool {
+    let digits = text.expose().strip_prefix("dtr_");
+    digits.is_some_and(|d| d.len() == 64 && d.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Connects, works, and ends the session however the work ended.
@@ -176,7 +215,7 @@ fn local(dir: &Path) -> Result<Connection> {
         });
     }
     let api = Api::over_socket(&through, RETRY)?;
-    Ok(Connection { accounts: api.clone(), api, session: None, _directory: directory })
+    Ok(Connection { accounts: api.clone(), api, who: Who::Local, _directory: directory })
 }
 
 /// Through the identity service.
@@ -186,6 +225,9 @@ async fn remote(args: &ConnectArgs) -> Result<Connection> {
             "which registry? Give --ucp-url (or UCP_URL) with --ucp-username and UCP_PASSWORD, or --data-dir on the \
              replica's own machine",
         ));
+    }
+    if let Some(authorization) = args.token()? {
+        return with_token(args, authorization).await;
     }
     let login = args.ucp.complete()?;
     let identity = Identity::new(&login.url, &login.tls, RETRY)?;
@@ -197,13 +239,72 @@ async fn remote(args: &ConnectArgs) -> Result<Connection> {
         Ok(api) => Ok(Connection {
             accounts: identity.api(&session),
             api,
-            session: Some((identity, session)),
+            who: Who::Session(Box::new((identity, session, login.password))),
             _directory: None,
         }),
         Err(error) => {
             // Of no use to anybody; that it cannot be ended is no reason to hide the real error.
             let _ = identity.logout(&session).await;
             Err(error)
+        }
+    }
+}
+
+/// With an access token, which the registry itself takes, and no identity service.
+async fn with_token(args: &ConnectArgs, authorization: Authorization) -> Result<Connection> {
+    let url = match given(args.ucp.ucp_url.as_ref()) {
+        Some(url) => url,
+        None => terminal::ask("URL of the registry", "--ucp-url, or UCP_URL in the environment")?,
+    };
+    let tls = args.ucp.tls();
+    let nobody = Api::new(&url, &tls, Authorization::None, RETRY)?;
+    // Before the token is sent: to what is no registry it is never said.
+    match nobody.get::<Value>("/v2/").await {
+        Ok(_) | Err(ClientError::Credentials { .. }) => {}
+        Err(ClientError::NotFound { .. }) => {
+            let what = format!(
+                "{} is no registry, and an access token is known to its registry alone: give the registry's own address \
+                 as --ucp-url",
+                nobody.host()
+            );
+            return Err(Failure::ending(dtr_recovery::Exit::Failed, what));
+        }
+        Err(error) => return Err(anyhow::Error::new(error).context("cannot reach the registry")),
+    }
+    let api = nobody.with_authorization(authorization.clone());
+    let _: Value =
+        api.get("/api/v0/meta/features").await.context("the access token is not accepted")?;
+    let api = match &args.existing_replica_id {
+        None => api,
+        Some(wanted) => named_replica(api, wanted, &tls, authorization).await?,
+    };
+    Ok(Connection { accounts: api.clone(), api, who: Who::Token, _directory: None })
+}
+
+/// The replica of that id in the cluster that answers.
+async fn named_replica(
+    api: Api,
+    wanted: &ReplicaId,
+    tls: &TlsOptions,
+    authorization: Authorization,
+) -> Result<Api> {
+    let status: Value = match api.get("/api/v0/meta/cluster_status").await {
+        // Who may not ask about replicas works through the one that answers.
+        Err(ClientError::Denied { .. }) => return Ok(api),
+        other => other.context("cannot ask for the replicas")?,
+    };
+    let Some(replicas) = status["replica_address"].as_object() else { return Ok(api) };
+    match replicas.get(wanted.as_str()).and_then(Value::as_str) {
+        Some(_) if replicas.len() == 1 => Ok(api),
+        Some(address) => Ok(Api::new(address, tls, authorization, RETRY)?),
+        None => {
+            let known: Vec<_> = replicas.keys().map(String::as_str).collect();
+            let what = format!(
+                "there is no replica {wanted} at {}; there are {}",
+                api.host(),
+                known.join(", ")
+            );
+            Err(Failure::ending(dtr_recovery::Exit::Failed, what))
         }
     }
 }
@@ -305,20 +406,38 @@ async fn reach(
 }
 
 impl Connection {
-    /// Refuses what needs somebody who is logged in; through the socket nobody is.
+    /// Refuses what needs somebody; through the socket nobody is.
     pub fn needs_login(&self, what: &str) -> Result<()> {
-        match &self.session {
-            Some(_) => Ok(()),
-            None => Err(Failure::usage(format!(
+        match &self.who {
+            Who::Session(_) | Who::Token => Ok(()),
+            Who::Local => Err(Failure::usage(format!(
                 "{what} belong to an account, and through --data-dir nobody is logged in: use --ucp-url"
             ))),
         }
     }
 
+    /// Refuses an access token: where accounts are kept, passwords alone are known.
+    pub fn needs_password(&self, what: &str) -> Result<()> {
+        match &self.who {
+            Who::Local | Who::Session(_) => Ok(()),
+            Who::Token => Err(Failure::usage(format!(
+                "{what}: an access token is not enough for that; give --ucp-username and UCP_PASSWORD"
+            ))),
+        }
+    }
+
+    /// The password that was given for the account of this name, if it is the one that is logged in.
+    pub fn password_of(&self, name: &AccountName) -> Option<&Secret> {
+        match &self.who {
+            Who::Session(login) if login.1.account.name == *name => Some(&login.2),
+            _ => None,
+        }
+    }
+
     /// Ends the session.
     pub async fn close(self) {
-        if let Some((identity, session)) = &self.session
-            && let Err(error) = identity.logout(session).await
+        if let Who::Session(login) = &self.who
+            && let Err(error) = login.0.logout(&login.1).await
         {
             tracing::debug!(%error, "the session was not ended; it ends by itself");
         }

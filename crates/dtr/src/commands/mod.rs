@@ -5,10 +5,12 @@ mod backup;
 mod cluster;
 mod connect;
 mod content;
+mod events;
 mod gc;
 mod image;
 mod local;
 mod reconfigure;
+mod revoke;
 mod rolling;
 mod status;
 mod token;
@@ -44,6 +46,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Team(command) => accounts::team(command).await,
         Command::Repo(command) => content::repo(command).await,
         Command::Grant(command) => content::grant(command).await,
+        Command::Revoke(args) => revoke::run(args).await,
+        Command::Events(command) => events::run(command).await,
         Command::Tag(command) => content::tag(command).await,
         Command::Token(command) => token::token(command).await,
         Command::Image(command) => image::run(command).await,

@@ -45,17 +45,38 @@ async fn whole(api: &Api, id: &str) -> Result<String> {
 /// `dtr token`
 pub async fn token(command: TokenCommand) -> Result<()> {
     match command {
-        TokenCommand::List { user, admin } => {
+        TokenCommand::List { user, all, admin } => {
             connect::with(&admin.connect, async |c| {
                 c.needs_login("access tokens")?;
                 let tokens: Vec<Value> =
                     c.api.get(&path(user.as_ref())).await.context("cannot list access tokens")?;
-                show(admin.output, &tokens)
+                let is_login = |token: &Value| token["generatedBy"] == "auto";
+                let (logins, mut shown): (Vec<_>, Vec<_>) = tokens.into_iter().partition(is_login);
+                if all {
+                    shown.extend(logins);
+                } else if !logins.is_empty() && admin.output == Output::Text {
+                    terminal::say(&format!(
+                        "{} logins of clients are not listed; see them with --all",
+                        logins.len()
+                    ));
+                }
+                show(admin.output, &shown)
             })
             .await
         }
-        TokenCommand::Create { label, user, expires, repository, pull_only, admin } => {
+        TokenCommand::Create {
+            label,
+            user,
+            expires,
+            repository,
+            pull_only,
+            backups_only,
+            admin,
+        } => {
             let mut new = json!({"tokenLabel": label, "pullOnly": pull_only});
+            if backups_only {
+                new["backupsOnly"] = true.into();
+            }
             if let Some(expires) = expires {
                 new["expiresAt"] = expires.into();
             }
@@ -119,11 +140,22 @@ pub async fn token(command: TokenCommand) -> Result<()> {
     }
 }
 
+/// The program that a token was made for or by, and where it ran.
+fn client(token: &Value) -> String {
+    let agent = field(token, "creatorUa");
+    let agent = agent.split(' ').next().unwrap_or_default();
+    match field(token, "creatorAddress") {
+        address if address.is_empty() => agent.to_owned(),
+        address => format!("{agent} at {address}"),
+    }
+}
+
 fn show(output: Output, tokens: &[Value]) -> Result<()> {
     if output == Output::Json {
         return terminal::print_json(&tokens);
     }
-    let mut table = Table::new(&["ID", "LABEL", "ACTIVE", "LAST USED", "ENDS", "LIMITED TO"]);
+    let headings = ["ID", "LABEL", "ACTIVE", "LAST USED", "ENDS", "LIMITED TO", "CLIENT"];
+    let mut table = Table::new(&headings);
     for token in tokens {
         let id: String = field(token, "hashedToken").chars().take(12).collect();
         let mut limits: Vec<String> = token["repositories"]
@@ -133,9 +165,12 @@ fn show(output: Output, tokens: &[Value]) -> Result<()> {
         if token["pullOnly"] == true {
             limits.push("pulling".to_owned());
         }
+        if token["backupsOnly"] == true {
+            limits.push("backups".to_owned());
+        }
         let [label, active, used, ends] =
             ["tokenLabel", "isActive", "lastUsed", "expiresAt"].map(|name| field(token, name));
-        table.row([id, label, active, used, ends, limits.join(", ")]);
+        table.row([id, label, active, used, ends, limits.join(", "), client(token)]);
     }
     table.print()
 }
