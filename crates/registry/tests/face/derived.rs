@@ -233,7 +233,7 @@ async fn what_is_made_of_a_credential_ends_with_it() {
             };
             assert_eq!(uses(&world, &bearer, way, &credential).await, expected, "{at}");
             // Nor on another replica, which has never seen it.
-            let other = world.replica().await;
+            let other = World::beside(&world).await;
             assert_eq!(uses(&other, &bearer, way, &credential).await, expected, "{at}");
             tried += 1;
         }
