@@ -6,7 +6,11 @@
 //! Interrupted in between, the next [`Catalog::begin_restore`] finds the mark, removes everything, and starts over;
 //! [`Catalog::discard_restore`] removes everything and the mark.
 
-use std::{collections::HashSet, pin::Pin};
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher as _, RandomState},
+    pin::Pin,
+};
 
 use bytes::Bytes;
 use dtr_store::{At, Outcome, Range, SharedStore, StoreError, Transaction, hold, prefix_end};
@@ -55,6 +59,9 @@ pub struct Loader {
     /// Links that were put, of the repository of the latest manifest.
     links: HashSet<Digest>,
     links_of: Option<RepositoryId>,
+    /// Hashes of the names that lead to a record: a second one would hide the first.
+    names: HashSet<u64>,
+    hasher: RandomState,
     bytes: usize,
     in_flight: FuturesUnordered<Load>,
     in_flight_bytes: usize,
@@ -74,6 +81,8 @@ impl Loader {
             later_bytes: 0,
             links: HashSet::new(),
             links_of: None,
+            names: HashSet::new(),
+            hasher: RandomState::new(),
             bytes: 0,
             in_flight: FuturesUnordered::new(),
             in_flight_bytes: 0,
@@ -84,7 +93,7 @@ impl Loader {
     /// not know; without it the record is written anew.
     ///
     /// # Errors
-    /// When the store fails, be it at an earlier record.
+    /// [`CatalogError::Exists`] for a name that an earlier record has; when the store fails, be it at an earlier record.
     pub async fn put<T: Derive>(
         &mut self,
         record: &T,
@@ -94,8 +103,16 @@ impl Loader {
             Some(json) => codec::from_json(json),
             None => codec::encode(record)?,
         };
+        let derived = record.derived();
+        if let Some((key, id)) = &derived
+            && !id.is_empty()
+            && !self.names.insert(self.hasher.hash_one(key))
+        {
+            let name = String::from_utf8_lossy(key).into_owned();
+            return Err(CatalogError::Exists { kind: T::KIND.name(), name });
+        }
         self.write(record.key(), value).await?;
-        if let Some((key, value)) = record.derived() {
+        if let Some((key, value)) = derived {
             self.write_later(key, value).await?;
         }
         Ok(())
@@ -375,47 +392,5 @@ impl Catalog {
         self.delete_links(digest, None).await?;
         self.commit(Transaction::new().delete(keys::blob(digest))).await?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
-    }
-
-    /// Lets `change` make other records of all those of a kind, and puts them in the place of the old ones with their
-    /// derived keys. For a store that is not served: others must not write. Yields how many were changed.
-    pub async fn rewrite<T: Derive>(
-        &self,
-        mut change: impl FnMut(&T) -> Option<T> + Send,
-    ) -> Result<u64, CatalogError> {
-        let revision = self.store().revision().await?;
-        let mut after: Option<String> = None;
-        let mut changed = 0;
-        let prefix = T::KIND.prefix();
-        loop {
-            let page =
-                self.list::<T>(prefix.as_bytes(), after.as_deref(), 0, revision.into()).await?;
-            for found in &page.items {
-                let Some(new) = change(&found.value) else { continue };
-                let (old_key, new_key) = (found.value.key(), new.key());
-                let (old, derived) = (found.value.derived(), new.derived());
-                let mut transaction = Transaction::new();
-                if old_key != new_key {
-                    transaction = transaction.delete(old_key);
-                }
-                if let Some((key, _)) = old
-                    && derived.as_ref().is_none_or(|(new, _)| *new != key)
-                {
-                    transaction = transaction.delete(key);
-                }
-                transaction = transaction.put_record(&new)?;
-                if let Some((key, value)) = derived {
-                    transaction = transaction.put(key, value);
-                }
-                self.commit(transaction).await?;
-                changed += 1;
-            }
-            let Some(last) = page.items.last() else { return Ok(changed) };
-            let key = last.value.key();
-            after = Some(String::from_utf8_lossy(&key[prefix.len()..]).into_owned());
-            if !page.more {
-                return Ok(changed);
-            }
-        }
     }
 }

@@ -26,6 +26,7 @@ mod import;
 mod links;
 mod manifests;
 mod repositories;
+mod rewrite;
 mod services;
 mod sessions;
 mod staging;

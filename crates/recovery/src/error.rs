@@ -17,8 +17,8 @@ const SHOWN_MAX: usize = 20;
 pub enum Refusal {
     /// The store has something in it.
     #[error(
-        "the target is not empty: it holds {found}. A restore makes a new cluster and never merges; \
-         `dtr destroy` removes what is there, or choose another data directory"
+        "the target is not empty: it holds {found}. A restore makes a new cluster and never merges: give it a store \
+         with nothing in it"
     )]
     NotEmpty {
         /// What was found.
@@ -58,11 +58,20 @@ pub enum Refusal {
         /// Each: what it is called or its id, and what it owns.
         owners: Vec<String>,
     },
+    /// Two repositories would have one name, or one a name that none can have.
+    #[error(
+        "repositories would lose their names: {}. Give owners names of their own in the owner map (--map-owners)",
+        shown(names)
+    )]
+    Names {
+        /// Each: which repositories, and what they would be called.
+        names: Vec<String>,
+    },
     /// None of the blobs is in the blob storage.
     #[error(
         "the blob storage has none of the {count} blobs that the archive mentions. Is it the right one? \
          Name the storage that the registry used, put its content back first, or say that the registry shall \
-         start without (--dtr-use-default-storage)"
+         start without (--allow-empty-storage)"
     )]
     StorageEmpty {
         /// How many are missing.

@@ -44,6 +44,9 @@ pub struct RestoredFrom {
     pub backed_up_at: Timestamp,
     /// When it was restored.
     pub restored_at: Timestamp,
+    /// Blobs whose content was nowhere.
+    #[serde(default)]
+    pub blobs_missing: u64,
 }
 
 /// The cluster. Written last by an install and by a restore: a store without it is not served.

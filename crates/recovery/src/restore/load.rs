@@ -78,7 +78,10 @@ impl<'a> Loading<'a> {
         }
         self.progress.records += records.len() as u64;
         for (line, json) in records {
-            self.record(line, &json).await?;
+            // What does not fit together is refused at the end, with everything that does not.
+            if self.checks.references.broken.is_empty() {
+                self.record(line, &json).await?;
+            }
         }
         if let Some(tell) = &self.job.options.progress {
             tell(&self.progress);

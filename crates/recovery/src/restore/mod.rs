@@ -7,6 +7,7 @@
 //! cluster's record: before it there is no registry, after it there is a whole one. Killed in between, the next restore
 //! finds the mark and starts over.
 
+mod handover;
 mod images;
 mod load;
 mod owners;
@@ -288,14 +289,14 @@ impl<'a> Job<'a> {
             }
             report.accounts = Some(answer);
         }
-        let owners = owners::resolve(self, &mut loading.checks.references).await?;
-        report.owners = owners.report.clone();
+        let (owners, handover) = owners::resolve(self, &mut loading.checks.references).await?;
+        report.owners = owners;
         if self.options.dry_run {
             report.blobs_missing = loading.missing_by_repository();
             report.blobs_missing_count = count;
             return Ok(report);
         }
-        owners.apply(&self.target.catalog).await?;
+        handover.apply(&self.target.catalog).await?;
         let cluster = ClusterId::random(self.target.catalog.random());
         let former = self.take_storage(&cluster).await?;
         staging.publish().await?;
@@ -305,7 +306,9 @@ impl<'a> Job<'a> {
         report.blobs_missing_count = loading.missing_count();
         report.blobs_missing = loading.forget_missing().await?;
         report.blobs_restored = staging.published();
-        self.switch(&cluster, loading.cluster.take(), loading.settings.take()).await?;
+        let settings = loading.settings.take();
+        let missing = report.blobs_missing_count;
+        self.switch(&cluster, loading.cluster.take(), settings, missing).await?;
         report.cluster = Some(cluster);
         report.advise(self);
         if let Some(former) = former {
@@ -348,6 +351,7 @@ impl<'a> Job<'a> {
         id: &ClusterId,
         from: Option<ClusterRecord>,
         settings: Option<Settings>,
+        blobs_missing: u64,
     ) -> Result<(), RecoveryError> {
         let catalog = &self.target.catalog;
         let now = catalog.now();
@@ -371,6 +375,7 @@ impl<'a> Job<'a> {
                 revision: self.header.revision,
                 backed_up_at: self.header.created,
                 restored_at: now,
+                blobs_missing,
             }),
         };
         Ok(catalog.finish_restore(&cluster, &settings).await?)

@@ -1,18 +1,14 @@
 //! Who owns what here: accounts and teams of the archive are found again by what the user says, by id, or by name.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
 };
 
-use dtr_catalog::{
-    Catalog,
-    records::{AccessToken, NamespaceGrant, Repository, RepositoryGrant},
-};
-use dtr_types::{AccountId, AccountName, RepositoryName, TeamId, TeamName};
+use dtr_types::{AccountId, AccountName, TeamId, TeamName};
 use serde::{Deserialize, Serialize};
 
-use super::{Accounts, Job};
+use super::{Accounts, Job, handover::Handover};
 use crate::{
     RecoveryError, Refusal,
     verify::{Owners, References},
@@ -58,13 +54,11 @@ impl std::str::FromStr for OwnerMap {
 }
 
 impl OwnerMap {
-    fn account(&self, id: &AccountId, name: Option<&str>) -> Option<&String> {
-        self.0.get(id.as_str()).or_else(|| self.0.get(name?))
-    }
-
-    fn team(&self, id: &TeamId, organization: Option<&str>, name: Option<&str>) -> Option<&String> {
-        let by_name = || self.0.get(&format!("{}/{}", organization?, name?));
-        self.0.get(id.as_str()).or_else(by_name)
+    /// The line that says who an owner is here: its first word and its second. `there` are the ways to write the owner.
+    fn line(&self, there: [Option<String>; 2]) -> Option<(&str, &str)> {
+        let lines = there.into_iter().flatten();
+        let mut found = lines.filter_map(|there| self.0.get_key_value(&there));
+        found.next().map(|(there, here)| (there.as_str(), here.as_str()))
     }
 }
 
@@ -80,23 +74,40 @@ pub struct OwnerReport {
     pub mapped: Vec<String>,
     /// Known to nobody; what they own is reachable by administrators only.
     pub unknown: Vec<String>,
+    /// Named in the owner map, and owning nothing in the archive: a typing error, perhaps.
+    #[serde(default)]
+    pub not_in_archive: Vec<String>,
     /// Whether nobody could be asked.
     pub unchecked: bool,
 }
 
 /// An account as it is here.
 #[derive(Clone, Debug)]
-struct Here {
-    id: AccountId,
-    name: String,
+pub(super) struct Here {
+    pub(super) id: AccountId,
+    pub(super) name: String,
+    pub(super) is_org: bool,
 }
 
-/// What is to be changed in the store.
+impl Here {
+    fn of(account: dtr_catalog::records::Account) -> Self {
+        Self { id: account.id, name: account.name.to_string(), is_org: account.is_org }
+    }
+}
+
+/// A team of the archive: its organization and its id there.
+type TeamThere = (AccountId, TeamId);
+
+/// Who everybody is here.
 #[derive(Debug, Default)]
 pub(super) struct Resolved {
     accounts: HashMap<AccountId, Here>,
-    teams: HashMap<TeamId, TeamId>,
-    pub(super) report: OwnerReport,
+    teams: HashMap<TeamThere, TeamThere>,
+    /// Names that accounts had in the archive, and what they are here.
+    names: HashMap<String, String>,
+    /// The lines of the owner map that were of use.
+    used: BTreeSet<String>,
+    report: OwnerReport,
 }
 
 /// Who can be asked.
@@ -110,37 +121,39 @@ enum Known<'a> {
 impl Known<'_> {
     async fn by_id(&self, id: &AccountId) -> Result<Option<Here>, RecoveryError> {
         Ok(match self {
-            Self::Archive(references) => references
-                .accounts()
-                .get(id)
-                .map(|name| Here { id: id.clone(), name: name.to_string() }),
-            Self::Service(service) => service
-                .account_by_id(id)
-                .await?
-                .map(|account| Here { id: account.id, name: account.name.to_string() }),
+            Self::Archive(references) => references.account(id).map(|known| Here {
+                id: id.clone(),
+                name: known.name.to_string(),
+                is_org: known.is_org,
+            }),
+            Self::Service(service) => service.account_by_id(id).await?.map(Here::of),
         })
     }
 
     async fn by_name(&self, name: &str) -> Result<Option<Here>, RecoveryError> {
-        Ok(match self {
-            Self::Archive(references) => references
-                .accounts()
-                .iter()
-                .find(|(_, known)| ***known == *name)
-                .map(|(id, name)| Here { id: id.clone(), name: name.to_string() }),
+        match self {
+            Self::Archive(references) => match references.account_named(name).cloned() {
+                Some(id) => self.by_id(&id).await,
+                None => Ok(None),
+            },
             Self::Service(service) => {
                 let Ok(name) = name.parse::<AccountName>() else { return Ok(None) };
-                service
-                    .account(&name)
-                    .await?
-                    .map(|account| Here { id: account.id, name: account.name.to_string() })
+                Ok(service.account(&name).await?.map(Here::of))
             }
-        })
+        }
+    }
+
+    /// By its name, or by its id.
+    async fn called(&self, text: &str) -> Result<Option<Here>, RecoveryError> {
+        match (self.by_name(text).await?, text.parse::<AccountId>()) {
+            (None, Ok(id)) => self.by_id(&id).await,
+            (found, _) => Ok(found),
+        }
     }
 
     async fn team_by_id(&self, org: &AccountId, id: &TeamId) -> Result<bool, RecoveryError> {
         Ok(match self {
-            Self::Archive(references) => references.teams().contains_key(id),
+            Self::Archive(references) => references.team(id).is_some_and(|(of, _)| of == org),
             Self::Service(service) => service.team_by_id(org, id).await?.is_some(),
         })
     }
@@ -151,11 +164,7 @@ impl Known<'_> {
         name: &str,
     ) -> Result<Option<TeamId>, RecoveryError> {
         Ok(match self {
-            Self::Archive(references) => references
-                .teams()
-                .iter()
-                .find(|(_, known)| ***known == *name)
-                .map(|(id, _)| id.clone()),
+            Self::Archive(references) => references.team_named(org, name).cloned(),
             Self::Service(service) => {
                 let Ok(name) = name.parse::<TeamName>() else { return Ok(None) };
                 service.team(org, &name).await?.map(|team| team.id)
@@ -167,12 +176,14 @@ impl Known<'_> {
 /// Finds everybody who owns something.
 ///
 /// # Errors
-/// [`Refusal::UnknownOwners`], unless they are accepted.
+/// [`Refusal::UnknownOwners`], unless they are accepted; [`Refusal::Names`] when the repositories of two owners would
+/// come to have the same name.
 pub(super) async fn resolve(
     job: &Job<'_>,
     references: &mut References,
-) -> Result<Resolved, RecoveryError> {
+) -> Result<(OwnerReport, Handover), RecoveryError> {
     let owners = references.take_owners();
+    let references = &*references;
     let known = match (job.accounts, &job.target.identity) {
         (Accounts::Store, _) => Known::Archive(references),
         (_, Some(service)) => Known::Service(&**service),
@@ -183,9 +194,9 @@ pub(super) async fn resolve(
             if to_service {
                 // The UCP's address is in the archive, and nobody asked it: the registry will.
                 let report = OwnerReport { unchecked: true, ..OwnerReport::default() };
-                return Ok(Resolved { report, ..Resolved::default() });
+                return Ok((report, Handover::default()));
             }
-            return refuse_all(job, &owners);
+            return refuse_all(job, &owners, references);
         }
     };
     let mut resolved = Resolved::default();
@@ -197,15 +208,19 @@ pub(super) async fn resolve(
         let report = &mut resolved.report;
         report.by_id += std::mem::take(&mut report.unknown).len() as u64;
     }
-    resolved.judge(job)
+    resolved.judge(job, references)
 }
 
-fn refuse_all(job: &Job<'_>, owners: &Owners) -> Result<Resolved, RecoveryError> {
+fn refuse_all(
+    job: &Job<'_>,
+    owners: &Owners,
+    references: &References,
+) -> Result<(OwnerReport, Handover), RecoveryError> {
     let mut resolved = Resolved::default();
     for (id, owner) in &owners.accounts {
         resolved.report.unknown.push(account_text(id, owner));
     }
-    resolved.judge(job)
+    resolved.judge(job, references)
 }
 
 fn account_text(id: &AccountId, owner: &crate::verify::Owner) -> String {
@@ -216,12 +231,22 @@ fn account_text(id: &AccountId, owner: &crate::verify::Owner) -> String {
 }
 
 impl Resolved {
-    fn judge(self, job: &Job<'_>) -> Result<Self, RecoveryError> {
+    fn judge(
+        mut self,
+        job: &Job<'_>,
+        references: &References,
+    ) -> Result<(OwnerReport, Handover), RecoveryError> {
+        let lines = job.options.owner_map.0.keys();
+        let unused = lines.filter(|there| !self.used.contains(*there)).cloned();
+        self.report.not_in_archive = unused.collect();
         let owners = &self.report.unknown;
-        if owners.is_empty() || job.options.accept_unknown_owners {
-            return Ok(self);
+        if !owners.is_empty() && !job.options.accept_unknown_owners {
+            let (count, owners) = (owners.len(), owners.clone());
+            return Err(Refusal::UnknownOwners { count, owners }.into());
         }
-        Err(Refusal::UnknownOwners { count: owners.len(), owners: owners.clone() }.into())
+        let handover = Handover::new(self.accounts, self.teams, self.names);
+        handover.check_names(references)?;
+        Ok((self.report, handover))
     }
 
     async fn accounts(
@@ -232,26 +257,33 @@ impl Resolved {
     ) -> Result<(), RecoveryError> {
         for (id, owner) in &owners.accounts {
             let name = owner.name.as_deref();
-            if let Some(wanted) = job.options.owner_map.account(id, name) {
-                match known.by_name(wanted).await? {
-                    Some(here) => {
-                        let there = name.unwrap_or(id.as_str());
-                        self.report.mapped.push(format!("{there} -> {}", here.name));
-                        self.accounts.insert(id.clone(), here);
-                    }
-                    None => self.report.unknown.push(format!("{wanted} (named in the owner map)")),
-                }
+            let ways = [Some(id.to_string()), name.map(str::to_owned)];
+            let here = if let Some((line, wanted)) = job.options.owner_map.line(ways) {
+                self.used.insert(line.to_owned());
+                let Some(here) = known.called(wanted).await? else {
+                    self.report.unknown.push(format!("{wanted} (named in the owner map)"));
+                    continue;
+                };
+                let there = name.unwrap_or(id.as_str());
+                self.report.mapped.push(format!("{there} -> {}", here.name));
+                here
             } else if known.by_id(id).await?.is_some() {
                 self.report.by_id += 1;
+                continue;
             } else if let Some(here) = match name {
                 Some(name) => known.by_name(name).await?,
                 None => None,
             } {
                 self.report.by_name.push(here.name.clone());
-                self.accounts.insert(id.clone(), here);
+                here
             } else {
                 self.report.unknown.push(account_text(id, owner));
+                continue;
+            };
+            if let Some(name) = name.filter(|name| **name != *here.name) {
+                self.names.insert(name.to_owned(), here.name.clone());
             }
+            self.accounts.insert(id.clone(), here);
         }
         Ok(())
     }
@@ -265,97 +297,43 @@ impl Resolved {
         for ((there_org, id), owner) in &owners.teams {
             let org_name = owners.accounts.get(there_org).and_then(|org| org.name.as_deref());
             let name = owner.name.as_deref();
-            let org = self.accounts.get(there_org).map_or(there_org, |here| &here.id);
+            let org = self.accounts.get(there_org).map_or(there_org, |here| &here.id).clone();
             let text = format!("{}/{}", org_name.unwrap_or("?"), name.unwrap_or(id.as_str()));
-            if let Some(wanted) = job.options.owner_map.team(id, org_name, name) {
+            let by_name = org_name.zip(name).map(|(org, name)| format!("{org}/{name}"));
+            let ways = [Some(id.to_string()), by_name];
+            let here = if let Some((line, wanted)) = job.options.owner_map.line(ways) {
+                self.used.insert(line.to_owned());
                 let (org_here, team_here) = wanted.split_once('/').unwrap_or(("", wanted));
-                let found = match known.by_name(org_here).await? {
-                    Some(org) => known.team_by_name(&org.id, team_here).await?,
+                let found = match known.called(org_here).await? {
+                    Some(org) => {
+                        let team = known.team_by_name(&org.id, team_here).await?;
+                        team.map(|team| (org.id, team))
+                    }
                     None => None,
                 };
-                match found {
-                    Some(here) => {
-                        self.report.mapped.push(format!("{text} -> {wanted}"));
-                        self.teams.insert(id.clone(), here);
-                    }
-                    None => self.report.unknown.push(format!("{wanted} (named in the owner map)")),
-                }
-            } else if known.team_by_id(org, id).await? {
+                let Some(here) = found else {
+                    self.report.unknown.push(format!("{wanted} (named in the owner map)"));
+                    continue;
+                };
+                self.report.mapped.push(format!("{text} -> {wanted}"));
+                here
+            } else if known.team_by_id(&org, id).await? {
                 self.report.by_id += 1;
+                (org, id.clone())
             } else if let Some(here) = match name {
-                Some(name) => known.team_by_name(org, name).await?,
+                Some(name) => known.team_by_name(&org, name).await?,
                 None => None,
             } {
                 self.report.by_name.push(text);
-                self.teams.insert(id.clone(), here);
+                (org, here)
             } else {
                 self.report.unknown.push(format!("team {text} ({} grants)", owner.grants));
-            }
+                continue;
+            };
+            self.teams.insert((there_org.clone(), id.clone()), here);
         }
         Ok(())
     }
-
-    /// Hands over what belongs to accounts and teams that have another id (or name) here.
-    ///
-    /// # Errors
-    /// [`Refusal::NotEmpty`] when two repositories would get the same name.
-    pub(super) async fn apply(&self, catalog: &Catalog) -> Result<(), RecoveryError> {
-        if self.accounts.is_empty() && self.teams.is_empty() {
-            return Ok(());
-        }
-        let account = |id: &AccountId| self.accounts.get(id).map(|here| here.id.clone());
-        let team = |id: &TeamId| self.teams.get(id).cloned();
-        let mut names = HashSet::new();
-        let mut twice = None;
-        catalog
-            .rewrite::<Repository>(|old| {
-                let here = self.accounts.get(&old.namespace);
-                let name = here.and_then(|here| renamed(&old.name, &here.name));
-                let name = name.unwrap_or_else(|| old.name.clone());
-                if !names.insert(name.clone()) {
-                    twice = Some(name.clone());
-                }
-                let namespace = here?.id.clone();
-                Some(Repository { namespace, name, ..old.clone() })
-            })
-            .await?;
-        if let Some(name) = twice {
-            let found = format!("two repositories that would both be named {name}");
-            return Err(Refusal::NotEmpty { found }.into());
-        }
-        catalog
-            .rewrite::<RepositoryGrant>(|old| {
-                let (org, new) = (account(&old.organization), team(&old.team));
-                (org.is_some() || new.is_some()).then(|| RepositoryGrant {
-                    organization: org.unwrap_or_else(|| old.organization.clone()),
-                    team: new.unwrap_or_else(|| old.team.clone()),
-                    ..old.clone()
-                })
-            })
-            .await?;
-        catalog
-            .rewrite::<NamespaceGrant>(|old| {
-                let (org, new) = (account(&old.namespace), team(&old.team));
-                (org.is_some() || new.is_some()).then(|| NamespaceGrant {
-                    namespace: org.unwrap_or_else(|| old.namespace.clone()),
-                    team: new.unwrap_or_else(|| old.team.clone()),
-                    ..old.clone()
-                })
-            })
-            .await?;
-        catalog
-            .rewrite::<AccessToken>(|old| {
-                Some(AccessToken { account: account(&old.account)?, ..old.clone() })
-            })
-            .await?;
-        Ok(())
-    }
-}
-
-/// A repository's name in another namespace; `None` when it stays the same.
-fn renamed(name: &RepositoryName, namespace: &str) -> Option<RepositoryName> {
-    let (old, rest) = name.as_str().split_once('/')?;
-    if old == namespace { None } else { format!("{namespace}/{rest}").parse().ok() }
 }
 
 impl fmt::Display for OwnerReport {
@@ -364,9 +342,12 @@ impl fmt::Display for OwnerReport {
             return writeln!(f, "  owners: not checked, the identity service was not asked");
         }
         writeln!(f, "  owners: {} known by id", self.by_id)?;
-        for (what, names) in
-            [("found by name", &self.by_name), ("mapped", &self.mapped), ("UNKNOWN", &self.unknown)]
-        {
+        for (what, names) in [
+            ("found by name", &self.by_name),
+            ("mapped", &self.mapped),
+            ("UNKNOWN", &self.unknown),
+            ("in the owner map, owning nothing in the archive", &self.not_in_archive),
+        ] {
             for name in names {
                 writeln!(f, "    {what}: {name}")?;
             }
@@ -388,12 +369,5 @@ mod tests {
             let error = bad.parse::<OwnerMap>().unwrap_err();
             assert_eq!(error.line, line, "{bad}");
         }
-    }
-
-    #[test]
-    fn a_repository_moves_with_its_owner() {
-        let name: RepositoryName = "alice/app/web".parse().unwrap();
-        assert_eq!(renamed(&name, "bob").unwrap().as_str(), "bob/app/web");
-        assert!(renamed(&name, "alice").is_none());
     }
 }

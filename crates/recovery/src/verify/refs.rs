@@ -1,15 +1,15 @@
 //! Whether records fit together, told from compact sets while they stream past. What is referred to comes first in an
 //! archive, so each record is judged when it comes.
 //!
-//! Memory: some 100 bytes for a repository, 30 for an account, a team or a membership's ends, 16 for a manifest or a
-//! blob, 150 for an owner; nothing for tags, events and grants. A million manifests take 16 MiB.
+//! Memory: some 200 bytes for a repository, an account or a team, 16 for a manifest or a blob, 150 for an owner; nothing
+//! for tags, events and grants. A million manifests take 16 MiB.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::{BuildHasher as _, RandomState},
 };
 
-use dtr_catalog::records::TagRecord;
+use dtr_catalog::records::{Account, Repository, TagRecord, Team};
 use dtr_types::{AccountId, Digest, RepositoryId, TeamId};
 use serde::{Deserialize, Serialize};
 
@@ -68,16 +68,32 @@ pub(crate) struct Owners {
     pub(crate) teams: BTreeMap<(AccountId, TeamId), TeamOwner>,
 }
 
+/// An account of the archive.
+#[derive(Clone, Debug)]
+pub(crate) struct ArchivedAccount {
+    pub(crate) name: Box<str>,
+    pub(crate) is_org: bool,
+}
+
+/// A repository of the archive.
+struct ArchivedRepository {
+    name: Box<str>,
+    owner: AccountId,
+}
+
 /// Judges records as they come.
 pub(crate) struct References {
     hasher: RandomState,
-    repositories: HashMap<RepositoryId, Box<str>>,
+    repositories: HashMap<RepositoryId, ArchivedRepository>,
+    /// Hashes of their names.
+    repository_names: HashSet<u64>,
     manifests: HashSet<u64>,
     blobs: HashSet<u64>,
-    /// Accounts of the archive, with their names.
-    accounts: HashMap<AccountId, Box<str>>,
-    /// Its teams, with their names.
-    teams: HashMap<TeamId, Box<str>>,
+    accounts: HashMap<AccountId, ArchivedAccount>,
+    account_names: HashMap<Box<str>, AccountId>,
+    /// Teams of the archive: their organizations and names.
+    teams: HashMap<TeamId, (AccountId, Box<str>)>,
+    team_names: HashMap<AccountId, HashMap<Box<str>, TeamId>>,
     /// Blobs that the storage lacks, and who refers to them.
     missing: HashSet<Digest>,
     missing_by: BTreeMap<Box<str>, Vec<Digest>>,
@@ -105,10 +121,13 @@ impl References {
         Self {
             hasher: RandomState::new(),
             repositories: HashMap::new(),
+            repository_names: HashSet::new(),
             manifests: HashSet::new(),
             blobs: HashSet::new(),
             accounts: HashMap::new(),
+            account_names: HashMap::new(),
             teams: HashMap::new(),
+            team_names: HashMap::new(),
             missing: HashSet::new(),
             missing_by: BTreeMap::new(),
             awaited: None,
@@ -158,29 +177,44 @@ impl References {
 
     /// A repository's full name.
     pub(crate) fn repository_name(&self, id: &RepositoryId) -> Option<&str> {
-        self.repositories.get(id).map(|name| &**name)
+        self.repositories.get(id).map(|found| &*found.name)
     }
 
-    /// The accounts of the archive, with their names.
-    pub(crate) fn accounts(&self) -> &HashMap<AccountId, Box<str>> {
-        &self.accounts
+    /// All repositories: full name and owner.
+    pub(crate) fn repositories(&self) -> impl Iterator<Item = (&str, &AccountId)> {
+        self.repositories.values().map(|found| (&*found.name, &found.owner))
     }
 
-    /// The teams of the archive, with their names.
-    pub(crate) fn teams(&self) -> &HashMap<TeamId, Box<str>> {
-        &self.teams
+    /// An account of the archive.
+    pub(crate) fn account(&self, id: &AccountId) -> Option<&ArchivedAccount> {
+        self.accounts.get(id)
+    }
+
+    /// The account of the archive that is called so.
+    pub(crate) fn account_named(&self, name: &str) -> Option<&AccountId> {
+        self.account_names.get(name)
+    }
+
+    /// A team of the archive: its organization and its name.
+    pub(crate) fn team(&self, id: &TeamId) -> Option<&(AccountId, Box<str>)> {
+        self.teams.get(id)
+    }
+
+    /// The team of an organization of the archive that is called so.
+    pub(crate) fn team_named(&self, organization: &AccountId, name: &str) -> Option<&TeamId> {
+        self.team_names.get(organization)?.get(name)
     }
 
     /// Everybody who owns something, with their names as far as the archive tells them.
     pub(crate) fn take_owners(&mut self) -> Owners {
         let mut owners = std::mem::take(&mut self.owners);
         for (id, owner) in &mut owners.accounts {
-            if let Some(name) = self.accounts.get(id) {
-                owner.name = Some(name.to_string());
+            if let Some(account) = self.accounts.get(id) {
+                owner.name = Some(account.name.to_string());
             }
         }
         for ((_, id), owner) in &mut owners.teams {
-            if let Some(name) = self.teams.get(id) {
+            if let Some((_, name)) = self.teams.get(id) {
                 owner.name = Some(name.to_string());
             }
         }
@@ -194,37 +228,23 @@ impl References {
     /// Judges a record.
     pub(crate) fn record(&mut self, line: &Line) {
         match line {
-            Line::Account(account) => {
-                self.accounts.insert(account.id.clone(), account.name.as_str().into());
-            }
-            Line::Team(team) => {
-                self.teams.insert(team.id.clone(), team.name.as_str().into());
-                self.account(&team.organization, || format!("team {}", team.name));
-            }
+            Line::Account(account) => self.new_account(account),
+            Line::Team(team) => self.new_team(team),
             Line::Credential(credential) => {
-                self.account(&credential.account, || "a password".to_owned());
+                self.owned(&credential.account, || "a password".to_owned());
             }
             Line::Membership(membership) => {
                 let what = || "a membership".to_owned();
-                self.account(&membership.organization, what);
-                self.account(&membership.member, what);
+                self.owned(&membership.organization, what);
+                self.owned(&membership.member, what);
             }
             Line::TeamMembership(membership) => {
                 let what = || "a team membership".to_owned();
-                self.team(&membership.team, what);
-                self.account(&membership.member, what);
+                self.of_team(&membership.team, what);
+                self.owned(&membership.member, what);
             }
-            Line::Repository(repository) => {
-                let name = repository.name.to_string();
-                self.account(&repository.namespace, || format!("repository {name}"));
-                let owner = self.owners.accounts.entry(repository.namespace.clone()).or_default();
-                owner.repositories += 1;
-                if owner.name.is_none() {
-                    owner.name = name.split('/').next().map(str::to_owned);
-                }
-                self.repositories.insert(repository.id.clone(), name.into_boxed_str());
-            }
-            Line::Counters(counters) => self.repository(&counters.repository, "counters"),
+            Line::Repository(repository) => self.new_repository(repository),
+            Line::Counters(counters) => self.of_repository(&counters.repository, "counters"),
             Line::Blob(blob) => {
                 self.blob_count += 1;
                 self.blob_bytes += blob.size;
@@ -233,22 +253,22 @@ impl References {
             Line::Manifest(manifest) => self.manifest(manifest),
             Line::Tag(tag) => self.tag(tag),
             Line::RepositoryGrant(grant) => {
-                self.repository(&grant.repository, "a grant");
-                self.team(&grant.team, || format!("a grant on repository {}", grant.repository));
+                self.of_repository(&grant.repository, "a grant");
+                self.of_team(&grant.team, || format!("a grant on repository {}", grant.repository));
                 let key = (grant.organization.clone(), grant.team.clone());
                 self.owners.teams.entry(key).or_default().grants += 1;
                 self.owners.accounts.entry(grant.organization.clone()).or_default();
             }
             Line::NamespaceGrant(grant) => {
                 let what = || format!("a grant on namespace {}", grant.namespace);
-                self.team(&grant.team, what);
-                self.account(&grant.namespace, what);
+                self.of_team(&grant.team, what);
+                self.owned(&grant.namespace, what);
                 let key = (grant.namespace.clone(), grant.team.clone());
                 self.owners.teams.entry(key).or_default().grants += 1;
                 self.owners.accounts.entry(grant.namespace.clone()).or_default();
             }
             Line::AccessToken(token) => {
-                self.account(&token.account, || format!("access token \"{}\"", token.label));
+                self.owned(&token.account, || format!("access token \"{}\"", token.label));
                 self.owners.accounts.entry(token.account.clone()).or_default().tokens += 1;
             }
             Line::Cluster(_)
@@ -259,6 +279,52 @@ impl References {
             | Line::Service(_)
             | Line::Event(_) => {}
         }
+    }
+
+    fn new_account(&mut self, account: &Account) {
+        let name: Box<str> = account.name.as_str().into();
+        if let Some(other) = self.account_names.insert(name.clone(), account.id.clone()) {
+            let id = &account.id;
+            self.broken.add(|| format!("two accounts are named {name}: {other} and {id}"));
+        }
+        let known = ArchivedAccount { name, is_org: account.is_org };
+        self.accounts.insert(account.id.clone(), known);
+    }
+
+    fn new_team(&mut self, team: &Team) {
+        let name: Box<str> = team.name.as_str().into();
+        self.owned(&team.organization, || format!("team {name}"));
+        let known = (team.organization.clone(), name.clone());
+        if let Some((other, _)) = self.teams.insert(team.id.clone(), known) {
+            let (id, of) = (&team.id, &team.organization);
+            self.broken.add(|| format!("two teams have the id {id}, in {other} and in {of}"));
+        }
+        let names = self.team_names.entry(team.organization.clone()).or_default();
+        if let Some(other) = names.insert(name.clone(), team.id.clone()) {
+            let (id, of) = (&team.id, &team.organization);
+            self.broken.add(|| format!("two teams of {of} are named {name}: {other} and {id}"));
+        }
+    }
+
+    fn new_repository(&mut self, repository: &Repository) {
+        let name = repository.name.to_string();
+        self.owned(&repository.namespace, || format!("repository {name}"));
+        let owner = self.owners.accounts.entry(repository.namespace.clone()).or_default();
+        owner.repositories += 1;
+        if owner.name.is_none() {
+            owner.name = name.split('/').next().map(str::to_owned);
+        }
+        if !self.repository_names.insert(self.hasher.hash_one(&name)) {
+            // The hash only says where to look.
+            let other = self.repositories.iter().find(|(_, other)| *other.name == *name);
+            if let Some((other, _)) = other {
+                let id = &repository.id;
+                self.broken.add(|| format!("two repositories are named {name}: {other} and {id}"));
+            }
+        }
+        let owner = repository.namespace.clone();
+        let known = ArchivedRepository { name: name.into_boxed_str(), owner };
+        self.repositories.insert(repository.id.clone(), known);
     }
 
     /// Takes the name of an owner that is not in the archive itself.
@@ -277,19 +343,19 @@ impl References {
         }
     }
 
-    fn account(&mut self, id: &AccountId, what: impl Fn() -> String) {
+    fn owned(&mut self, id: &AccountId, what: impl Fn() -> String) {
         if self.has_identity && !self.accounts.contains_key(id) {
             self.dangling.add(|| format!("{} belongs to account {id}, which is not there", what()));
         }
     }
 
-    fn team(&mut self, id: &TeamId, what: impl Fn() -> String) {
+    fn of_team(&mut self, id: &TeamId, what: impl Fn() -> String) {
         if self.has_identity && !self.teams.contains_key(id) {
             self.dangling.add(|| format!("{} is of team {id}, which is not there", what()));
         }
     }
 
-    fn repository(&mut self, id: &RepositoryId, what: &str) {
+    fn of_repository(&mut self, id: &RepositoryId, what: &str) {
         if !self.repositories.contains_key(id) {
             self.broken.add(|| format!("{what} of repository {id}, which is not in the archive"));
         }
@@ -298,8 +364,8 @@ impl References {
     fn manifest(&mut self, line: &ManifestLine) {
         let ManifestLine { record, manifest, .. } = line;
         let (id, digest) = (&record.repository, &record.digest);
-        let Some(name) = self.repositories.get(id) else {
-            self.repository(id, "a manifest");
+        let Some(ArchivedRepository { name, .. }) = self.repositories.get(id) else {
+            self.of_repository(id, "a manifest");
             return;
         };
         self.manifests.insert(self.manifest_key(id, digest));
@@ -322,7 +388,7 @@ impl References {
     fn tag(&mut self, tag: &TagRecord) {
         let key = self.manifest_key(&tag.repository, &tag.digest);
         if !self.manifests.contains(&key) {
-            let name = self.repositories.get(&tag.repository).map_or("?", |name| name);
+            let name = self.repositories.get(&tag.repository).map_or("?", |known| &known.name);
             self.broken.add(|| {
                 format!("tag {name}:{} names manifest {}, which is not there", tag.name, tag.digest)
             });

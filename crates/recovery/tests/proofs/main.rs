@@ -6,6 +6,7 @@ mod circle;
 mod damage;
 mod killed;
 mod load;
+mod maps;
 mod owners;
 mod speed;
 mod world;
