@@ -474,9 +474,13 @@ impl<R: Read> Core<R> {
                 Err(BlockError::Other(error)) => return Err(error),
             }
         }
-        let offset = self.source.offset();
-        if self.source.fill(&at)? > 0 {
-            return Err(ArchiveError::TrailingGarbage { offset });
+        // What writes in blocks of its own, as a tape does, fills the last one with zeros. They say nothing.
+        while self.source.fill(&at)? > 0 {
+            let offset = self.source.offset();
+            let range = self.source.take(u64::MAX);
+            if let Some(first) = self.source.bytes(range).iter().position(|byte| *byte != 0) {
+                return Err(ArchiveError::TrailingGarbage { offset: offset + first as u64 });
+            }
         }
         Ok(())
     }

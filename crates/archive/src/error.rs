@@ -312,7 +312,7 @@ pub enum ArchiveError {
     },
     /// Something after the end.
     #[error(
-        "there is something after the end of the archive (byte {offset}); a backup is followed by nothing"
+        "there is something after the end of the archive (byte {offset}); a backup is followed by nothing, or by zeros"
     )]
     TrailingGarbage {
         /// Where in the (decrypted) stream.

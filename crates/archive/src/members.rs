@@ -58,10 +58,22 @@ fn start_block(start: &[u8]) -> [u8; BLOCK] {
 /// What the first bytes look like.
 fn hint(start: &[u8]) -> String {
     let known: [(&[u8], &str); 9] = [
-        (b"\x1f\x8b", "it is compressed with gzip; unpack it first: gzip -d"),
-        (b"\x28\xb5\x2f\xfd", "it is compressed with zstd; unpack it first: zstd -d"),
-        (b"\xfd7zXZ", "it is compressed with xz; unpack it first: xz -d"),
-        (b"BZh", "it is compressed with bzip2; unpack it first: bzip2 -d"),
+        (
+            b"\x1f\x8b",
+            "it is compressed with gzip; unpack it on the way: gzip -dc FILE | dtr restore ..., or | dtr backup verify -",
+        ),
+        (
+            b"\x28\xb5\x2f\xfd",
+            "it is compressed with zstd; unpack it on the way: zstd -dc FILE | dtr restore ..., or | dtr backup verify -",
+        ),
+        (
+            b"\xfd7zXZ",
+            "it is compressed with xz; unpack it on the way: xz -dc FILE | dtr restore ..., or | dtr backup verify -",
+        ),
+        (
+            b"BZh",
+            "it is compressed with bzip2; unpack it on the way: bzip2 -dc FILE | dtr restore ..., or | dtr backup verify -",
+        ),
         (b"PK\x03\x04", "it is a zip file"),
         (b"-----BEGIN PGP", "it is encrypted with PGP; decrypt it first: gpg -d"),
         (b"\x85", "it looks encrypted with PGP; if so, decrypt it first: gpg -d"),

@@ -33,8 +33,13 @@ pub fn damage(archive: &[u8], seed: u64) -> Damaged {
     let pieces = pieces(archive).unwrap_or_default();
     let mut work = Work { bytes: archive.to_vec(), pieces, random: SeededRandom::new(seed) };
     let (kind, act) = KINDS[index];
+    // Zeros after the end say nothing, so they are no damage.
+    let harmed = |bytes: &[u8]| match bytes.strip_prefix(archive) {
+        Some(more) => more.iter().any(|byte| *byte != 0),
+        None => true,
+    };
     if let Some(what) = act(&mut work)
-        && work.bytes != archive
+        && harmed(&work.bytes)
     {
         return Damaged { bytes: work.bytes, kind, what };
     }
@@ -212,7 +217,7 @@ impl Work {
 
     fn append(&mut self) -> Option<String> {
         match self.below(3) {
-            0 => self.bytes.extend([0; BLOCK]),
+            0 => self.bytes.extend([&[0; BLOCK][..], b"\x01"].concat()),
             1 => self.bytes.push(b'\n'),
             _ => self.bytes.extend(self.bytes.clone()),
         }

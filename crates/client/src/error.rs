@@ -287,13 +287,25 @@ fn chain(error: &reqwest::Error) -> Chain<'_> {
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             found.tls = Some(tls);
         }
-        found.last = cause.to_string();
+        found.last = said(cause);
         next = match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => cause.source(),
         };
     }
     found
+}
+
+/// The text of a cause, for people: libraries add links into their own documentation for programmers.
+pub(crate) fn said(cause: &(dyn std::error::Error + 'static)) -> String {
+    let ended = |error: &io::Error| error.kind() == io::ErrorKind::UnexpectedEof;
+    if cause.downcast_ref::<io::Error>().is_some_and(ended) {
+        return "the connection ended in the middle; the service was stopped, or something in between cut it"
+            .to_owned();
+    }
+    let text = cause.to_string();
+    let link = text.find("https://docs.rs/").unwrap_or(text.len());
+    text[..link].trim_end_matches([' ', ':', '(']).to_owned()
 }
 
 #[derive(Deserialize)]
@@ -343,6 +355,15 @@ pub(crate) fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_link_for_programmers_is_shown() {
+        let eof = io::Error::new(io::ErrorKind::UnexpectedEof, "peer closed: https://docs.rs/x#y");
+        assert!(said(&eof).starts_with("the connection ended in the middle"));
+        let other = io::Error::other("not so: https://docs.rs/rustls/latest");
+        assert_eq!(said(&other), "not so");
+        assert_eq!(said(&io::Error::other("disk full")), "disk full");
+    }
 
     #[test]
     fn refusals_are_told_in_the_service_s_words() {

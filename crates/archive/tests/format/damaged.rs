@@ -51,6 +51,20 @@ fn a_thousand_damaged_archives_are_refused() {
 }
 
 #[test]
+fn zeros_after_the_end_say_nothing() {
+    let archive = sample();
+    for zeros in [1, 512, 10_240, 1 << 20] {
+        let padded = [archive.clone(), vec![0; zeros]].concat();
+        check(&padded).unwrap();
+        let mut more = padded.clone();
+        more.push(7);
+        let refused = check(&more).unwrap_err();
+        let ArchiveError::TrailingGarbage { offset } = refused else { panic!("{refused}") };
+        assert_eq!(offset, padded.len() as u64);
+    }
+}
+
+#[test]
 fn damaged_encrypted_archives_are_refused() {
     let (key, passphrase) = (key(7), Secret::new("correct horse"));
     let encryption = Encryption::Passphrase { passphrase: passphrase.clone(), work_factor: 4 };
