@@ -52,6 +52,7 @@ mod reader;
 mod seal;
 mod sign;
 mod source;
+pub mod survey;
 mod verify;
 mod writer;
 

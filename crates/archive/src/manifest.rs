@@ -317,3 +317,50 @@ fn differ(found: &ManifestEntry, listed: &ManifestEntry) -> ArchiveError {
     };
     ArchiveError::EntryDiffers { entry: shown(&found.name), listed: listed_as, found: found_as }
 }
+
+/// The document by itself, without anything that it speaks of.
+pub(crate) struct Listed {
+    pub(crate) manifest: Manifest,
+    pub(crate) entries: Vec<ManifestEntry>,
+}
+
+impl Listed {
+    /// Reads it, if it is whole and signed by the key that it names.
+    pub(crate) fn read(document: &[u8]) -> Result<Self> {
+        let wrong = |line: u64, why: &str| ArchiveError::Manifest { line, why: why.to_owned() };
+        let document = document.strip_suffix(b"\n").ok_or_else(|| wrong(0, "it is cut short"))?;
+        let mut lines = document.split(|byte| *byte == b'\n');
+        let head = lines.next().and_then(|line| line.strip_prefix(b"{\"manifest\":"));
+        let head = head.and_then(|line| line.strip_suffix(b","));
+        let head = head.ok_or_else(|| wrong(1, "it does not begin as a manifest does"))?;
+        let manifest: Manifest =
+            serde_json::from_slice(head).map_err(|error| wrong(1, &error.to_string()))?;
+        let mut entries = Vec::new();
+        for (number, line) in (2..).zip(lines) {
+            if line == b"\"entries\":[" || line == b"]," {
+                continue;
+            }
+            if let Some(signature) = line.strip_prefix(b"\"signature\":\"") {
+                let signed = document.len() - line.len();
+                let signature =
+                    signature.strip_suffix(b"\"}").and_then(|hex| hex::decode(hex).ok());
+                let mut hash = Context::new(&SHA256);
+                hash.update(&document[..signed]);
+                let signed = message(Sha256::finish(hash));
+                let fits = signature.is_some_and(|signature| {
+                    manifest.signer.public_key.verifies(&signed, &signature)
+                });
+                let key_id = manifest.signer.key_id.clone();
+                return if fits {
+                    Ok(Self { manifest, entries })
+                } else {
+                    Err(ArchiveError::Signature { key_id })
+                };
+            }
+            let json = line.strip_suffix(b",").unwrap_or(line);
+            let entry = serde_json::from_slice(json);
+            entries.push(entry.map_err(|error| wrong(number, &error.to_string()))?);
+        }
+        Err(wrong(0, "it ends before its signature"))
+    }
+}
