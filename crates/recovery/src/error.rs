@@ -37,6 +37,14 @@ pub enum Refusal {
         /// The newest known.
         known: u32,
     },
+    /// Records of a schema that there never was.
+    #[error(
+        "the archive's records have schema {schema}, which no version ever wrote: it was altered, or made by something else"
+    )]
+    UnknownSchema {
+        /// The archive's.
+        schema: u32,
+    },
     /// The archive is one of the other program.
     #[error("the archive is a backup of {found}, not of {expected}")]
     OtherProduct {
@@ -66,6 +74,15 @@ pub enum Refusal {
     Names {
         /// Each: which repositories, and what they would be called.
         names: Vec<String>,
+    },
+    /// It is what was salvaged of a damaged archive, and nobody said that this is known.
+    #[error(
+        "the archive was salvaged from a damaged one, {lost} things are lost, and who wrote it cannot be proven \
+         (\"dtr backup verify\" lists them). If there is no better one, say so with --salvaged"
+    )]
+    Salvaged {
+        /// What it lists.
+        lost: u64,
     },
     /// None of the blobs is in the blob storage.
     #[error(
@@ -160,6 +177,9 @@ pub enum RecoveryError {
     /// The cluster's key for archives is not usable.
     #[error("the cluster's key for signing archives cannot be used: {0}")]
     SigningKey(String),
+    /// A certificate that every registry needs could not be made.
+    #[error("a certificate could not be made: {0}")]
+    Certificate(#[from] dtr_transport::pki::PkiError),
     /// A thread ended without an answer.
     #[error("{0} stopped unexpectedly; see the log")]
     Stopped(&'static str),
@@ -191,6 +211,7 @@ impl RecoveryError {
             | Self::NotInstalled
             | Self::HoldLost
             | Self::SigningKey(_)
+            | Self::Certificate(_)
             | Self::Stopped(_) => Exit::Failed,
         }
     }

@@ -7,7 +7,7 @@ use dtr_types::RepositoryId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    RecoveryError,
+    RecoveryError, Salvaged,
     lines::Line,
     pump::{Piece, Pump},
     verify::Checks,
@@ -46,6 +46,9 @@ pub struct Inspection {
     pub image_entries: u64,
     /// Bytes of it.
     pub image_bytes: u64,
+    /// What it says, if it was salvaged from a damaged archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salvaged: Option<Salvaged>,
 }
 
 /// Reads an archive to its end, proof and all, and lists what is in it. Memory grows with the number of repositories and
@@ -106,6 +109,7 @@ pub async fn inspect<R: Read + Send + 'static>(
         organizations,
         image_entries: proof.totals.blobs,
         image_bytes: proof.totals.blob_bytes,
+        salvaged: checks.salvaged,
     })
 }
 
@@ -139,6 +143,9 @@ impl fmt::Display for Inspection {
             writeln!(f, "UCP           {url}")?;
         }
         writeln!(f, "signed by     {}", header.signer.key_id)?;
+        if let Some(salvaged) = &self.salvaged {
+            write!(f, "{salvaged}")?;
+        }
         writeln!(f, "records")?;
         for (path, count) in &self.records {
             writeln!(f, "  {count:>9}  {path}")?;

@@ -1,11 +1,13 @@
-//! The cluster's key that signs archives: Ed25519, made at install, kept in the catalog, carried in every backup.
+//! The keys and certificates that every cluster has, first of all the one that signs archives: Ed25519, made at install, kept
+//! in the catalog, carried in every backup.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use dtr_archive::SigningKey;
 use dtr_catalog::{
-    Catalog,
-    records::{KeyPurpose, KeyRecord},
+    Catalog, keys,
+    records::{CertificateRecord, KeyPurpose, KeyRecord},
 };
+use dtr_transport::pki::{self, Authority};
 use dtr_types::{Random, Secret, Timestamp};
 
 use crate::RecoveryError;
@@ -52,6 +54,47 @@ pub async fn ensure_archive_key(catalog: &Catalog) -> Result<KeyRecord, Recovery
     let key = create_archive_key(catalog.random(), catalog.now())?;
     catalog.put(&key).await?;
     Ok(key)
+}
+
+/// Makes what is missing of what every registry has: the key that signs archives, the key that proves it to its UCP, its
+/// own authority. May be called again.
+///
+/// # Errors
+/// When the store fails.
+pub async fn ensure_assets(catalog: &Catalog) -> Result<(), RecoveryError> {
+    ensure_archive_key(catalog).await?;
+    if catalog.get(&keys::certificate("service")).await?.is_none() {
+        catalog.put(&new_service_key(catalog.now())?).await?;
+    }
+    if catalog.get(&keys::certificate("ca")).await?.is_none() {
+        let authority = Authority::make("DTR root CA", catalog.now())?;
+        let record = CertificateRecord {
+            name: "ca".to_owned(),
+            certificate: authority.certificate_pem().to_owned(),
+            private_key: authority.key_pem().clone(),
+            ca: String::new(),
+            user_given: false,
+            created_at: catalog.now(),
+        };
+        catalog.put(&record).await?;
+    }
+    Ok(())
+}
+
+/// A new key that proves a cluster to its UCP: the public half stands in the place of a certificate.
+///
+/// # Errors
+/// When the cryptography refuses, which it does not.
+pub fn new_service_key(now: Timestamp) -> Result<CertificateRecord, RecoveryError> {
+    let pair = pki::new_es256_key()?;
+    Ok(CertificateRecord {
+        name: "service".to_owned(),
+        certificate: pair.public,
+        private_key: pair.private,
+        ca: String::new(),
+        user_given: false,
+        created_at: now,
+    })
 }
 
 /// The key itself, from its record.

@@ -2,6 +2,7 @@
 //!
 //! - [`backup`] reads everything at one revision, under a hold, and streams an archive. Nothing is stopped meanwhile.
 //! - [`verify`] reads an archive to its end and says what it is worth; [`inspect`] says what is in it.
+//! - [`salvage`] writes what is whole of a damaged archive as a new one.
 //! - [`restore`] loads an archive into a fresh store that nobody serves, proves it, and only then makes it one that
 //!   may be served.
 //!
@@ -13,6 +14,7 @@
 //! - [`Exit`] is the one table of exit codes.
 
 mod backup;
+mod bounded;
 mod error;
 mod exit;
 mod inspect;
@@ -20,6 +22,7 @@ mod keys;
 mod lines;
 mod pump;
 mod restore;
+mod salvage;
 mod schema;
 mod verify;
 
@@ -27,11 +30,14 @@ pub use backup::{BackupOptions, BackupReport, NotIncluded, Progress, ProgressFn,
 pub use error::{RecoveryError, Refusal};
 pub use exit::Exit;
 pub use inspect::{Inspection, RepositorySummary, inspect};
-pub use keys::{create_archive_key, ensure_archive_key, signing_key};
+pub use keys::{
+    create_archive_key, ensure_archive_key, ensure_assets, new_service_key, signing_key,
+};
 pub use restore::{
     IdentityTarget, OwnerMap, OwnerMapError, OwnerReport, RestoreOptions, RestoreReport,
     RestoreTarget, restore,
 };
+pub use salvage::{SalvageReport, Salvaged, Wreck, salvage};
 pub use schema::SCHEMA;
 pub use verify::{Findings, StorageReport, VerifyOptions, VerifyReport, verify};
 

@@ -159,7 +159,8 @@ fn run<R: Read>(input: R, options: ReadOptions, to: &Sender) -> Result<(), Stop>
                 for (number, line) in (1..).zip(whole) {
                     push(&mut lines, number, line);
                 }
-                hand_on(to, &mut lines)?;
+                // Also one without a line: that it came is worth knowing.
+                send(to, Piece::Lines(lines))?;
             }
             Entry::Blob(mut blob) => {
                 send(to, Piece::BlobBegin(*blob.digest()))?;

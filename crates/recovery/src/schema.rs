@@ -32,16 +32,17 @@ impl Migration {
     /// From the archive's schema to today's.
     ///
     /// # Errors
-    /// [`Refusal::NewerSchema`].
+    /// [`Refusal::NewerSchema`], [`Refusal::UnknownSchema`].
     pub(crate) fn of(header: &Header) -> Result<Self, Refusal> {
         let from = SCHEMAS.iter().position(|schema| schema.number == header.schema);
         match from {
             Some(from) => Ok(Self(&SCHEMAS[from..SCHEMAS.len() - 1])),
-            None => Err(Refusal::NewerSchema {
+            None if header.schema > SCHEMA => Err(Refusal::NewerSchema {
                 schema: header.schema,
                 version: header.version.clone(),
                 known: SCHEMA,
             }),
+            None => Err(Refusal::UnknownSchema { schema: header.schema }),
         }
     }
 
@@ -80,7 +81,9 @@ mod tests {
 
     #[test]
     fn a_newer_schema_is_refused_by_name() {
-        for schema in [0, SCHEMA + 1, u32::MAX] {
+        let never = Migration::of(&header(0)).unwrap_err().to_string();
+        assert!(never.contains("schema 0") && !never.contains("or newer"), "{never}");
+        for schema in [SCHEMA + 1, u32::MAX] {
             let refusal = Migration::of(&header(schema)).unwrap_err().to_string();
             assert!(refusal.contains(&format!("schema {schema}")), "{refusal}");
             assert!(refusal.contains("9.8.7"), "{refusal}");

@@ -9,7 +9,7 @@ use dtr_types::{ClusterId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{Job, read::Sums};
-use crate::Exit;
+use crate::{Exit, bounded};
 
 /// Something that the archive does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,9 +245,8 @@ impl fmt::Display for BackupReport {
         for warning in &self.warnings {
             writeln!(f, "WARNING: {warning}")?;
         }
-        for blob in &self.missing_blobs {
-            writeln!(f, "  missing {blob}")?;
-        }
+        let missing = self.missing_blobs.iter().map(|blob| format!("  missing {blob}"));
+        bounded::lines(f, missing, "  missing")?;
         Ok(())
     }
 }

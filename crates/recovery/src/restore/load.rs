@@ -36,6 +36,8 @@ pub(super) struct Loading<'a> {
     pub(super) identity: AccountRecords,
     /// Blobs that the storage has not, so far: 65 bytes for each.
     missing: HashSet<Digest>,
+    /// In a dry run, those that would come from the archive.
+    pub(super) would_come: u64,
     storage: StorageReport,
     progress: Progress,
 }
@@ -51,6 +53,7 @@ impl<'a> Loading<'a> {
             settings: None,
             identity: AccountRecords::default(),
             missing: HashSet::new(),
+            would_come: 0,
             storage: StorageReport::default(),
             progress: Progress { phase: "records", ..Progress::default() },
         }
@@ -71,7 +74,7 @@ impl<'a> Loading<'a> {
             for digest in verify::ask(storage, blobs, &mut self.storage).await? {
                 self.missing.insert(digest);
                 // Who needs it is found in the store afterwards; a dry run has none.
-                if self.job.options.dry_run && !self.job.header.scope.images {
+                if self.job.options.dry_run {
                     self.checks.references.miss(digest);
                 }
             }
@@ -152,6 +155,14 @@ impl<'a> Loading<'a> {
         !self.job.options.dry_run && self.missing.contains(digest)
     }
 
+    /// In a dry run, notes that the archive has the content of a blob that the storage lacks.
+    pub(super) fn would_come(&mut self, digest: &Digest) {
+        if self.job.options.dry_run && self.missing.remove(digest) {
+            self.would_come += 1;
+            self.checks.references.found(digest);
+        }
+    }
+
     /// The content of a blob has come from the archive.
     pub(super) fn has_come(&mut self, digest: &Digest) {
         self.missing.remove(digest);
@@ -203,10 +214,6 @@ impl<'a> Loading<'a> {
 
     /// Blobs that neither the storage nor the archive has.
     pub(super) fn missing_count(&self) -> u64 {
-        let images = self.job.header.scope.images;
-        if self.job.options.dry_run && images {
-            return self.checks.references.images_missing().len() as u64;
-        }
         self.missing.len() as u64
     }
 

@@ -31,7 +31,7 @@ pub use owners::{OwnerMap, OwnerMapError, OwnerReport};
 pub use report::RestoreReport;
 
 use crate::{
-    ProgressFn, RecoveryError, Refusal,
+    ProgressFn, RecoveryError, Refusal, keys,
     pump::{Piece, Pump},
     verify::{Checks, check_signer},
 };
@@ -87,6 +87,8 @@ pub struct RestoreOptions {
     pub accept_unknown_owners: bool,
     /// Whether a storage without any of the blobs is no reason to refuse.
     pub accept_empty_storage: bool,
+    /// Whether an archive that was salvaged from a damaged one is no reason to refuse.
+    pub accept_salvaged: bool,
     /// The address that clients will use, `host[:port]`.
     pub external_url: Option<String>,
     /// Certificates that take the place of those of the same name in the archive.
@@ -108,6 +110,7 @@ impl RestoreOptions {
             signed_by: None,
             accept_unknown_owners: false,
             accept_empty_storage: false,
+            accept_salvaged: false,
             external_url: None,
             certificates: Vec::new(),
             progress: None,
@@ -258,6 +261,7 @@ impl<'a> Job<'a> {
                     if loading.wants(&digest) {
                         staging.begin(digest).await?;
                     }
+                    loading.would_come(&digest);
                 }
                 Piece::BlobChunk(bytes) => staging.chunk(bytes).await?,
                 Piece::BlobEnd => {
@@ -265,11 +269,19 @@ impl<'a> Job<'a> {
                         loading.has_come(&digest);
                     }
                 }
-                Piece::End(_) => break,
+                Piece::End(proof) => {
+                    loading.checks.finish(&self.header, &proof);
+                    break;
+                }
             }
         }
         // Everything was read, every hash fits, and so does the signature. From here on it is about what is here.
         loading.finish().await?;
+        if let Some(salvaged) = &loading.checks.salvaged
+            && !self.options.accept_salvaged
+        {
+            return Err(Refusal::Salvaged { lost: salvaged.lost.count }.into());
+        }
         let count = loading.missing_count();
         let blobs = loading.checks.references.blob_count;
         if count > 0 && count == blobs && !self.options.accept_empty_storage {
@@ -292,6 +304,7 @@ impl<'a> Job<'a> {
         let (owners, handover) = owners::resolve(self, &mut loading.checks.references).await?;
         report.owners = owners;
         if self.options.dry_run {
+            report.blobs_restored = loading.would_come;
             report.blobs_missing = loading.missing_by_repository();
             report.blobs_missing_count = count;
             return Ok(report);
@@ -306,6 +319,10 @@ impl<'a> Job<'a> {
         report.blobs_missing_count = loading.missing_count();
         report.blobs_missing = loading.forget_missing().await?;
         report.blobs_restored = staging.published();
+        if report.salvaged.is_some() {
+            // What was lost of these would keep the registry from starting.
+            keys::ensure_assets(&self.target.catalog).await?;
+        }
         let settings = loading.settings.take();
         let missing = report.blobs_missing_count;
         self.switch(&cluster, loading.cluster.take(), settings, missing).await?;

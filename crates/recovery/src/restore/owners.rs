@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Accounts, Job, handover::Handover};
 use crate::{
-    RecoveryError, Refusal,
+    RecoveryError, Refusal, bounded,
     verify::{Owners, References},
 };
 
@@ -348,9 +348,8 @@ impl fmt::Display for OwnerReport {
             ("UNKNOWN", &self.unknown),
             ("in the owner map, owning nothing in the archive", &self.not_in_archive),
         ] {
-            for name in names {
-                writeln!(f, "    {what}: {name}")?;
-            }
+            let listed = names.iter().map(|name| format!("    {what}: {name}"));
+            bounded::lines(f, listed, &format!("    {what}"))?;
         }
         Ok(())
     }

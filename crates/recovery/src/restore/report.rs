@@ -8,7 +8,7 @@ use dtr_types::{ClusterId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{Accounts, Job, OwnerReport, load::Loading};
-use crate::Exit;
+use crate::{Exit, Salvaged, bounded};
 
 /// What came back, and what did not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,12 @@ pub struct RestoreReport {
     pub blobs_lost_before: Vec<String>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
+    /// What the archive says, if it was salvaged from a damaged one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salvaged: Option<Salvaged>,
+    /// What is worth knowing of the archive.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// What to do next.
     pub next: Vec<String>,
 }
@@ -60,19 +66,16 @@ pub struct RestoreReport {
 impl RestoreReport {
     /// The exit code of the command.
     pub fn exit(&self) -> Exit {
-        if self.blobs_missing_count > 0 || !self.blobs_lost_before.is_empty() {
-            Exit::Incomplete
-        } else {
-            Exit::Done
-        }
+        let lost = self.blobs_missing_count > 0 || !self.blobs_lost_before.is_empty();
+        if lost || self.salvaged.is_some() { Exit::Incomplete } else { Exit::Done }
     }
 
     pub(super) fn advise(&mut self, job: &Job<'_>) {
         let mut next = Vec::new();
         if self.blobs_missing_count > 0 {
             next.push(
-                "put the missing content back into the blob storage and restore again, or push the images that need \
-                 it again: clients are asked for what is missing"
+                "put the missing content back into the blob storage and run \"dtr gc --relink\", or push the images that \
+                 need it again: clients are asked for what is missing"
                     .to_owned(),
             );
         }
@@ -118,6 +121,8 @@ pub(super) fn begin(job: &Job<'_>, loading: &Loading<'_>) -> RestoreReport {
         blobs_missing: BTreeMap::new(),
         blobs_lost_before: loading.checks.references.lacking.listed.clone(),
         duration_ms: 0,
+        salvaged: loading.checks.salvaged.clone(),
+        warnings: loading.checks.warnings().to_vec(),
         next: Vec::new(),
     }
 }
@@ -161,14 +166,15 @@ impl fmt::Display for RestoreReport {
             "  blobs: {there} of {} there ({} from the archive)",
             self.blobs, self.blobs_restored
         )?;
-        for (repository, blobs) in &self.blobs_missing {
-            for blob in blobs {
-                writeln!(f, "    MISSING for {repository}: {blob}")?;
-            }
+        bounded::by_repository(f, &self.blobs_missing, "    MISSING for ")?;
+        let lost = self.blobs_lost_before.iter();
+        let lost = lost.map(|blob| format!("    lost before the backup: {blob}"));
+        bounded::lines(f, lost, "    lost before the backup")?;
+        if let Some(salvaged) = &self.salvaged {
+            write!(f, "{salvaged}")?;
         }
-        for blob in &self.blobs_lost_before {
-            writeln!(f, "    lost before the backup: {blob}")?;
-        }
+        let warnings = self.warnings.iter().map(|warning| format!("  WARNING: {warning}"));
+        bounded::lines(f, warnings, "  WARNING")?;
         if !self.next.is_empty() {
             writeln!(f, "Next:")?;
         }

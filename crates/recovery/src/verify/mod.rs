@@ -1,6 +1,7 @@
 //! What an archive is worth: structure, hashes and signature (by the archive's own reader), records that are what their
 //! kind demands, references between them, and on request every blob in the storage.
 
+mod assets;
 mod refs;
 
 use std::{
@@ -17,13 +18,16 @@ use dtr_types::{Digest, Hasher, Manifest};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
+use assets::Assets;
+pub(crate) use assets::{usable_certificate, usable_key};
 pub use refs::Findings;
 pub(crate) use refs::{Owner, Owners, References};
 
 use crate::{
-    Exit, RecoveryError,
+    Exit, RecoveryError, bounded,
     lines::{DIRECTORY, DirectoryLine, Line, LineReader, kind_of},
     pump::{Lines, Piece, Pump},
+    salvage::{SALVAGE, SalvageLine, Salvaged},
     schema::Migration,
 };
 
@@ -89,6 +93,12 @@ pub struct VerifyReport {
     pub lacking: Findings,
     /// Owners that are not there: allowed, and worth knowing.
     pub dangling: Findings,
+    /// What is allowed, and somebody should know before it is needed: what has expired, that nobody could administer it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// What it says, if it was salvaged from a damaged archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salvaged: Option<Salvaged>,
     /// What the storage has, if it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageReport>,
@@ -101,7 +111,11 @@ impl VerifyReport {
         let lacking = storage.is_some_and(|s| !s.missing.is_empty() || !s.damaged.is_empty());
         if !self.broken.is_empty() {
             Exit::Damaged
-        } else if lacking || !self.images_missing.is_empty() || !self.lacking.is_empty() {
+        } else if lacking
+            || self.salvaged.is_some()
+            || !self.images_missing.is_empty()
+            || !self.lacking.is_empty()
+        {
             Exit::Incomplete
         } else {
             Exit::Done
@@ -151,6 +165,7 @@ pub async fn verify<R: Read + Send + 'static>(
             Piece::BlobBegin(digest) => checks.image(&digest),
             Piece::Header(..) | Piece::BlobChunk(_) | Piece::BlobEnd => {}
             Piece::End(proof) => {
+                checks.finish(&header, &proof);
                 let storage = options.storage.is_some().then(|| StorageReport {
                     missing_by_repository: checks.references.missing_by_repository(),
                     ..asked
@@ -187,6 +202,8 @@ fn report(
         lacking: checks.references.lacking,
         broken: checks.references.broken,
         dangling: checks.references.dangling,
+        warnings: checks.assets.warnings,
+        salvaged: checks.salvaged,
         storage,
         header,
     }
@@ -212,6 +229,8 @@ pub(crate) fn check_signer(header: &Header, expected: Option<&str>) -> Result<()
 /// What is checked of an archive while it streams past: the same in a verification and in a restore.
 pub(crate) struct Checks {
     reader: LineReader,
+    assets: Assets,
+    pub(crate) salvaged: Option<Salvaged>,
     pub(crate) references: References,
     pub(crate) counts: BTreeMap<String, u64>,
     seen: BTreeSet<String>,
@@ -222,6 +241,8 @@ impl Checks {
     pub(crate) fn new(header: &Header) -> Result<Self, RecoveryError> {
         Ok(Self {
             reader: LineReader::new(Migration::of(header)?),
+            assets: Assets::new(header),
+            salvaged: None,
             references: References::new(header.scope.identity),
             counts: BTreeMap::new(),
             seen: BTreeSet::new(),
@@ -239,7 +260,20 @@ impl Checks {
             self.current.clone_from(&lines.path);
         }
         let mut records = Vec::new();
+        if lines.len() == 0 {
+            return Ok(records);
+        }
         let count = self.counts.entry(lines.path.clone()).or_default();
+        if lines.path == SALVAGE {
+            let salvaged = self.salvaged.get_or_insert_default();
+            for (number, json) in lines.iter() {
+                let line: SalvageLine =
+                    serde_json::from_slice(json).map_err(|e| lines.wrong(number, e))?;
+                salvaged.line(line);
+                *count += 1;
+            }
+            return Ok(records);
+        }
         if lines.path == DIRECTORY {
             for (number, json) in lines.iter() {
                 let line: DirectoryLine =
@@ -257,10 +291,28 @@ impl Checks {
             let (line, json) =
                 self.reader.read(kind, json).map_err(|why| lines.wrong(number, why))?;
             self.references.record(&line);
+            self.assets.record(&line);
             *count += 1;
             records.push((line, json));
         }
         Ok(records)
+    }
+
+    /// At the end of the archive: what must be in every one.
+    pub(crate) fn finish(&mut self, header: &Header, proof: &Proof) {
+        let kinds = proof.totals.kinds.keys().chain(&self.seen).cloned().collect();
+        // Of what was salvaged, whatever is missing is in its own list.
+        if self.salvaged.is_none() {
+            self.assets.finish(header, &kinds);
+        }
+        for broken in self.assets.broken.drain(..) {
+            self.references.broken.add(|| broken);
+        }
+    }
+
+    /// What is worth knowing, and no reason to refuse.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.assets.warnings
     }
 
     /// A blob's content begins.
@@ -371,34 +423,35 @@ impl fmt::Display for VerifyReport {
                 self.blobs, self.blob_bytes
             )?,
         }
-        for blob in &self.images_missing {
-            writeln!(f, "  content missing: {blob}")?;
-        }
+        let missing = self.images_missing.iter().map(|blob| format!("  content missing: {blob}"));
+        bounded::lines(f, missing, "  content missing")?;
         if let Some(storage) = &self.storage {
-            for (repository, blobs) in &storage.missing_by_repository {
-                for blob in blobs {
-                    writeln!(f, "  {repository}: {blob}")?;
-                }
-            }
+            bounded::by_repository(f, &storage.missing_by_repository, "  lacking for ")?;
         }
         for (what, findings) in [
             ("does not fit", &self.broken),
             ("lost before the backup", &self.lacking),
             ("without an owner", &self.dangling),
         ] {
-            for finding in &findings.listed {
-                writeln!(f, "  {what}: {finding}")?;
-            }
+            let listed = findings.listed.iter().map(|finding| format!("  {what}: {finding}"));
+            bounded::lines(f, listed, &format!("  {what}"))?;
             let rest = findings.count.saturating_sub(findings.listed.len() as u64);
             if rest > 0 {
-                writeln!(f, "  {what}: {rest} more")?;
+                writeln!(f, "  {what}: {rest} more, listed nowhere")?;
             }
         }
+        if let Some(salvaged) = &self.salvaged {
+            write!(f, "{salvaged}")?;
+        }
+        let warnings = self.warnings.iter().map(|warning| format!("  warning: {warning}"));
+        bounded::lines(f, warnings, "  warning")?;
         writeln!(
             f,
             "{}",
             match self.exit() {
                 Exit::Done => "The archive is good.",
+                Exit::Incomplete if self.salvaged.is_some() =>
+                    "The archive is what was salvaged of a damaged one: restore it with --salvaged.",
                 Exit::Incomplete => "The archive is good; image content is missing.",
                 _ => "The archive is NOT good.",
             }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::lines::{DirectoryLine, Line, ManifestLine};
 
 /// Findings that are written out; all are counted.
-const LISTED_MAX: usize = 100;
+const LISTED_MAX: usize = 10_000;
 
 /// Things that do not fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    fn add(&mut self, finding: impl FnOnce() -> String) {
+    pub(crate) fn add(&mut self, finding: impl FnOnce() -> String) {
         self.count += 1;
         if self.listed.len() < LISTED_MAX {
             self.listed.push(finding());
@@ -146,14 +146,22 @@ impl References {
         self.missing.insert(digest);
     }
 
-    /// The same, by the full names of the repositories that need them.
+    /// Takes that back: its content was found elsewhere.
+    pub(crate) fn found(&mut self, digest: &Digest) {
+        self.missing.remove(digest);
+    }
+
+    /// What is missing, by the full names of the repositories that need it.
     pub(crate) fn missing_by_repository(&self) -> BTreeMap<String, Vec<String>> {
-        self.missing_by
-            .iter()
-            .map(|(name, digests)| {
-                (name.to_string(), digests.iter().map(Digest::to_string).collect())
-            })
-            .collect()
+        let mut by = BTreeMap::new();
+        for (name, digests) in &self.missing_by {
+            let digests = digests.iter().filter(|digest| self.missing.contains(*digest));
+            let digests: Vec<_> = digests.map(Digest::to_string).collect();
+            if !digests.is_empty() {
+                by.insert(name.to_string(), digests);
+            }
+        }
+        by
     }
 
     /// Whether a record of the blob came.
@@ -178,6 +186,13 @@ impl References {
     /// A repository's full name.
     pub(crate) fn repository_name(&self, id: &RepositoryId) -> Option<&str> {
         self.repositories.get(id).map(|found| &*found.name)
+    }
+
+    /// Whether a repository is called so.
+    pub(crate) fn has_repository(&self, name: &str) -> bool {
+        // The hash only says where to look.
+        self.repository_names.contains(&self.hasher.hash_one(name))
+            && self.repositories.values().any(|found| *found.name == *name)
     }
 
     /// All repositories: full name and owner.
@@ -314,8 +329,7 @@ impl References {
         if owner.name.is_none() {
             owner.name = name.split('/').next().map(str::to_owned);
         }
-        if !self.repository_names.insert(self.hasher.hash_one(&name)) {
-            // The hash only says where to look.
+        if !self.repository_names.insert(self.hasher.hash_one(name.as_str())) {
             let other = self.repositories.iter().find(|(_, other)| *other.name == *name);
             if let Some((other, _)) = other {
                 let id = &repository.id;

@@ -2,6 +2,8 @@
 //! linked once.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+mod assets;
+mod back;
 mod circle;
 mod damage;
 mod killed;

@@ -124,8 +124,7 @@ impl People {
 
     /// A map at random, of users to users and organizations to organizations, with lines for the teams.
     fn map(&self) -> (String, BTreeMap<AccountId, Account>, BTreeMap<TeamId, Team>) {
-        let (mut text, mut accounts, mut teams) =
-            (String::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut text, mut accounts, mut teams) = (String::new(), BTreeMap::new(), BTreeMap::new());
         for account in &self.accounts {
             let here = match self.pick(3) {
                 0 => account,
@@ -134,7 +133,8 @@ impl People {
             };
             if here.id != account.id {
                 // By its name or by its id, on either side.
-                let there = if self.pick(2) == 0 { account.name.as_str() } else { account.id.as_str() };
+                let there =
+                    if self.pick(2) == 0 { account.name.as_str() } else { account.id.as_str() };
                 let now = if self.pick(2) == 0 { here.name.as_str() } else { here.id.as_str() };
                 writeln!(text, "{there} = {now}").unwrap();
             }
@@ -142,7 +142,8 @@ impl People {
             for team in self.teams_of(&account.id) {
                 let others = self.teams_of(&here.id);
                 let other = others[self.pick(others.len())];
-                writeln!(text, "{}/{} {}/{}", account.name, team.name, here.name, other.name).unwrap();
+                writeln!(text, "{}/{} {}/{}", account.name, team.name, here.name, other.name)
+                    .unwrap();
                 teams.insert(team.id.clone(), other.clone());
             }
         }
@@ -161,7 +162,9 @@ async fn mapped(
     archive: &[u8],
 ) -> Result<RestoreReport, RecoveryError> {
     let owner_map = map.parse().unwrap();
-    world.restore(archive, RestoreOptions { owner_map, dry_run, ..RestoreOptions::new(VERSION) }).await
+    world
+        .restore(archive, RestoreOptions { owner_map, dry_run, ..RestoreOptions::new(VERSION) })
+        .await
 }
 
 /// What belongs to whom after a restore with a map is what the map says, by every way in.
@@ -217,7 +220,8 @@ async fn check(
         assert!(of.iter().any(|one| one.hash == token.hash));
     }
     // Every key is the one that these records would have had from the beginning.
-    let (archive, _) = target.backup(BackupOptions { record: false, ..BackupOptions::new(VERSION) }).await;
+    let (archive, _) =
+        target.backup(BackupOptions { record: false, ..BackupOptions::new(VERSION) }).await;
     let input = std::io::Cursor::new(archive.clone());
     let judged = verify(input, Default::default(), VerifyOptions::default()).await.unwrap();
     assert_eq!(judged.exit(), Exit::Done, "{judged}");
@@ -271,10 +275,13 @@ async fn two_that_change_places_keep_everything() {
     let people = People::new(250).await;
     people.fill(true).await;
     let (archive, _) = people.world.backup(BackupOptions::new(VERSION)).await;
-    for map in ["user0 user1\nuser1 user0\n", "user0 user1\nuser1 user2\nuser2 user0\nuser9 user0\n"] {
+    for map in
+        ["user0 user1\nuser1 user0\n", "user0 user1\nuser1 user2\nuser2 user0\nuser9 user0\n"]
+    {
         let target = people.world.beside(251).await;
         let report = mapped(&target, map, false, &archive).await.unwrap();
-        let accounts = |name: &str| people.accounts.iter().find(|a| a.name.as_str() == name).unwrap();
+        let accounts =
+            |name: &str| people.accounts.iter().find(|a| a.name.as_str() == name).unwrap();
         let pairs = map.lines().filter(|line| !line.contains('9')).map(|line| {
             let (there, here) = line.split_once(' ').unwrap();
             (accounts(there).id.clone(), accounts(here).clone())
@@ -298,7 +305,10 @@ async fn what_goes_to_an_organization_is_its_own() {
     mapped(&target, "org4 org5\n", false, &archive).await.unwrap();
     let target = people.world.beside(255).await;
     let error = mapped(&target, "org4 user0\n", false, &archive).await.unwrap_err();
-    assert!(matches!(error, RecoveryError::Refused(Refusal::UnknownOwners { count: 2, .. })), "{error}");
+    assert!(
+        matches!(error, RecoveryError::Refused(Refusal::UnknownOwners { count: 2, .. })),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -306,15 +316,21 @@ async fn a_name_that_two_have_is_no_good_backup() {
     let people = People::new(256).await;
     people.fill(true).await;
     let world = &people.world;
-    let app: Repository =
-        world.catalog.lookup_repository(&"user0/app".parse().unwrap()).await.unwrap().unwrap().value;
+    let app: Repository = world
+        .catalog
+        .lookup_repository(&"user0/app".parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap()
+        .value;
     let second = Repository { id: RepositoryId::random(&*world.random), ..app };
     world.catalog.put(&second).await.unwrap();
     let account = Account { id: AccountId::random(&*world.random), ..people.accounts[1].clone() };
     world.catalog.put(&account).await.unwrap();
     let team = Team { id: TeamId::random(&*world.random), ..people.teams[0].clone() };
     world.catalog.put(&team).await.unwrap();
-    let other = Team { organization: people.accounts[USERS + 1].id.clone(), ..people.teams[1].clone() };
+    let other =
+        Team { organization: people.accounts[USERS + 1].id.clone(), ..people.teams[1].clone() };
     let other = Team { name: "elsewhere".parse().unwrap(), ..other };
     world.catalog.put(&other).await.unwrap();
     let (archive, _) = world.backup(BackupOptions::new(VERSION)).await;
@@ -322,7 +338,12 @@ async fn a_name_that_two_have_is_no_good_backup() {
     let input = std::io::Cursor::new(archive.clone());
     let judged = verify(input, Default::default(), VerifyOptions::default()).await.unwrap();
     assert_eq!((judged.exit(), judged.broken.count), (Exit::Damaged, 4), "{judged}");
-    for what in ["repositories are named user0/app", "accounts are named user1", "named team0", "have the id"] {
+    for what in [
+        "repositories are named user0/app",
+        "accounts are named user1",
+        "named team0",
+        "have the id",
+    ] {
         assert!(judged.broken.listed.iter().any(|found| found.contains(what)), "{judged}");
     }
     let target = world.beside(257).await;

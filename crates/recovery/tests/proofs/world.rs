@@ -17,6 +17,7 @@ use dtr_recovery::{
 };
 use dtr_store::{At, SharedStore, Transaction};
 use dtr_store_embedded::EmbeddedStore;
+use dtr_transport::pki::{Authority, new_es256_key};
 use dtr_types::*;
 use futures_util::TryStreamExt as _;
 
@@ -47,6 +48,27 @@ fn account(name: &str, is_org: bool, random: &dyn Random, now: Timestamp) -> Acc
         is_active: true,
         created_at: now,
     }
+}
+
+/// The certificates of a registry: its own authority, and what proves it to a UCP.
+fn certificates(now: Timestamp) -> [CertificateRecord; 2] {
+    let authority = Authority::make("test", now).unwrap();
+    let ca = CertificateRecord {
+        name: "ca".to_owned(),
+        certificate: authority.certificate_pem().to_owned(),
+        private_key: authority.key_pem().clone(),
+        ca: String::new(),
+        user_given: false,
+        created_at: now,
+    };
+    let pair = new_es256_key().unwrap();
+    let service = CertificateRecord {
+        name: "service".to_owned(),
+        certificate: pair.public,
+        private_key: pair.private,
+        ..ca.clone()
+    };
+    [ca, service]
 }
 
 impl World {
@@ -95,15 +117,9 @@ impl World {
         let world = Self::empty(seed).await;
         let (catalog, now) = (&world.catalog, world.clock.now());
         ensure_archive_key(catalog).await.unwrap();
-        let certificate = CertificateRecord {
-            name: "ca".to_owned(),
-            certificate: "-----BEGIN CERTIFICATE-----\n".to_owned(),
-            private_key: Secret::new("key"),
-            ca: String::new(),
-            user_given: false,
-            created_at: now,
-        };
-        catalog.put(&certificate).await.unwrap();
+        for certificate in certificates(now) {
+            catalog.put(&certificate).await.unwrap();
+        }
         catalog
             .put(&Settings { dtr_host: "old.example".to_owned(), ..Settings::default() })
             .await
