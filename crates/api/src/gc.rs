@@ -2,8 +2,9 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use dtr_access::Operation;
-use dtr_jobs::{CollectReport, JobError};
+use dtr_jobs::JobError;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use crate::{
@@ -20,6 +21,9 @@ pub(crate) struct GcParams {
     /// Only say what would be removed.
     #[serde(default)]
     dry_run: bool,
+    /// Remove nothing: look in the storage for content that images lack, and give it to them again.
+    #[serde(default)]
+    relink: bool,
 }
 
 /// Remove content that nothing refers to and that is older than the grace period: for administrators
@@ -32,9 +36,13 @@ pub(crate) async fn run(
     State(state): State<ApiState>,
     asking: Asking,
     Params(params): Params<GcParams>,
-) -> Result<Json<CollectReport>, ApiError> {
+) -> Result<Json<Value>, ApiError> {
     let _permit = auth::system(&state, &asking, Operation::CollectGarbage).await?;
-    match state.scheduler.collect_now(params.dry_run).await {
+    let report = match params.relink {
+        true => state.scheduler.relink_now(params.dry_run).await.map(|report| json!(report)),
+        false => state.scheduler.collect_now(params.dry_run).await.map(|report| json!(report)),
+    };
+    match report {
         Ok(report) => Ok(Json(report)),
         Err(JobError::Catalog(error)) => Err(error.into()),
         Err(error @ (JobError::Busy { .. } | JobError::Lost)) => {

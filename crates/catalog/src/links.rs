@@ -63,6 +63,38 @@ impl Catalog {
         })
     }
 
+    /// The next digest, in order, of a blob that a manifest needs, whether it is stored or not.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn next_needed(
+        &self,
+        after: Option<&Digest>,
+    ) -> Result<Option<Digest>, CatalogError> {
+        let mut after = after.map(|after| format!("{after}0"));
+        loop {
+            let page = self.names(keys::REFERENCES.as_bytes(), after.as_deref(), 1, At::Latest);
+            let Some(name) = page.await?.items.into_iter().next() else { return Ok(None) };
+            let digest = name.split('/').next().and_then(|text| text.parse().ok());
+            if digest.is_some() {
+                return Ok(digest);
+            }
+            after = Some(name);
+        }
+    }
+
+    /// The repositories that have a manifest which needs a blob, in order.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn needing(&self, digest: &Digest) -> Result<Vec<RepositoryId>, CatalogError> {
+        let names = self.all_names(&keys::references(digest)).await?;
+        let mut all: Vec<RepositoryId> =
+            names.iter().filter_map(|name| name.split('/').next()?.parse().ok()).collect();
+        all.dedup();
+        Ok(all)
+    }
+
     /// Links a blob that is stored. `extra` joins the same commit (such as the end of an upload). `false` when things
     /// changed since [`Catalog::check_link`]: check again.
     pub async fn link_blob(

@@ -3,6 +3,7 @@
 //!
 //! - [`collect`]: content that nothing refers to, the collector.
 //! - [`sweep`]: bytes that no record speaks of, found by reading the whole blob storage; rarely needed.
+//! - [`relink`]: content that manifests need and that came back to the storage.
 //! - [`tidy`]: unfinished deletions, expired uploads and sessions, old events, history of the store.
 //! - [`Upkeep`]: the files of a store that several replicas share.
 //! - [`Scheduler`]: when each runs, and on which replica ([`Lock`]).
@@ -10,12 +11,14 @@
 mod collector;
 mod lock;
 mod orphans;
+mod relink;
 mod scheduler;
 mod tidy;
 
 pub use collector::{CollectOptions, CollectReport, GRACE_MIN, collect};
 pub use lock::{COLLECTOR, DUTIES, Lock, RESTART};
 pub use orphans::{SweepReport, sweep};
+pub use relink::{RelinkReport, relink};
 pub use scheduler::{Scheduler, Upkeep};
 pub use tidy::{TidyReport, tidy};
 

@@ -8,7 +8,10 @@ use dtr_catalog::{Catalog, keys};
 use dtr_types::Digest;
 use serde::Serialize;
 
-use crate::{JobError, collector};
+use crate::{
+    JobError, collector,
+    relink::{self, Found},
+};
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -20,6 +23,8 @@ pub struct SweepReport {
     pub removed: u64,
     /// Bytes set free, or that would be.
     pub freed_bytes: u64,
+    /// Blobs without a record that manifests need: they have their records and links again, or would have.
+    pub relinked: u64,
 }
 
 /// Blobs listed at once.
@@ -44,6 +49,11 @@ pub async fn sweep(
             report.stored += 1;
             let old = catalog.now().since(entry.info.modified) >= grace;
             if !old || catalog.get(&keys::blob(&entry.digest)).await?.is_some() {
+                continue;
+            }
+            // What a restore did not find, and came back since.
+            if relink::one(catalog, blobs, &entry.digest, dry_run).await? == Found::Relinked {
+                report.relinked += 1;
                 continue;
             }
             let removed = dry_run

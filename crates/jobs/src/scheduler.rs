@@ -12,8 +12,8 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    COLLECTOR, CollectOptions, CollectReport, DUTIES, GRACE_MIN, JobError, Lock, collect, sweep,
-    tidy,
+    COLLECTOR, CollectOptions, CollectReport, DUTIES, GRACE_MIN, JobError, Lock, RelinkReport,
+    collect, relink, sweep, tidy,
 };
 
 /// How often the small duties are done.
@@ -73,6 +73,14 @@ impl Scheduler {
         let settings = self.catalog.settings().await?;
         let grace = Duration::from_secs(settings.gc_grace_seconds).max(GRACE_MIN);
         self.alone(collect(&self.catalog, &*self.blobs, CollectOptions { grace, dry_run })).await
+    }
+
+    /// Looks for content that came back, now.
+    ///
+    /// # Errors
+    /// [`JobError::Busy`] while another replica collects; when the store or the storage fails.
+    pub async fn relink_now(&self, dry_run: bool) -> Result<RelinkReport, JobError> {
+        self.alone(relink(&self.catalog, &*self.blobs, dry_run)).await
     }
 
     /// Does what only one replica does at a time, for as long as it has the lock.
@@ -168,6 +176,7 @@ impl Scheduler {
                     Ok(report) => tracing::info!(
                         stored = report.stored,
                         removed = report.removed,
+                        relinked = report.relinked,
                         "swept the blob storage"
                     ),
                     // In a minute it may have ended.

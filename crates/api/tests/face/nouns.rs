@@ -296,4 +296,7 @@ async fn status_search_and_collection() {
     let report = world.admin("POST", run, None).await.is(200).json();
     assert_eq!((&report["removed"], &report["freedBytes"]), (&json!(1), &json!(21)));
     assert_eq!(world.admin("POST", run, None).await.is(200).json()["candidates"], 0);
+    let relinked = world.admin("POST", &format!("{run}?relink=true"), None).await.is(200).json();
+    assert_eq!((&relinked["relinked"], &relinked["missing"]), (&json!(0), &json!(0)));
+    world.ask(Who::Owner, "POST", &format!("{run}?relink=true"), None).await.is(403);
 }
