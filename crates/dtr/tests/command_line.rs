@@ -57,6 +57,7 @@ const COMMANDS: &[&str] = &[
     "backup verify",
     "backup inspect",
     "backup list",
+    "backup salvage",
     "restore",
     "upgrade",
     "join",

@@ -1,6 +1,7 @@
 //! The keys and certificates of a cluster: made once, kept in its store, carried in every backup.
 
 use dtr_catalog::{Catalog, CatalogError, keys, records::CertificateRecord};
+pub(crate) use dtr_recovery::{ensure_assets as ensure, new_service_key};
 use dtr_transport::pki::{self, Authority, PkiError, ServerCertificate, SubjectNames};
 use dtr_types::{Clock as _, Secret, SystemClock, Timestamp};
 
@@ -42,40 +43,6 @@ pub struct UserCertificate {
     pub key: Secret,
     /// The authority that clients are to trust, in PEM.
     pub ca: Option<String>,
-}
-
-/// Makes what is missing: the archive key, the service key, the cluster's own authority. May be called again.
-pub(crate) async fn ensure(catalog: &Catalog) -> Result<(), AssetError> {
-    dtr_recovery::ensure_archive_key(catalog).await?;
-    if catalog.get(&keys::certificate(SERVICE)).await?.is_none() {
-        catalog.put(&new_service_key(catalog.now())?).await?;
-    }
-    if catalog.get(&keys::certificate(CA)).await?.is_none() {
-        let authority = Authority::make("DTR root CA", catalog.now())?;
-        let record = CertificateRecord {
-            name: CA.to_owned(),
-            certificate: authority.certificate_pem().to_owned(),
-            private_key: authority.key_pem().clone(),
-            ca: String::new(),
-            user_given: false,
-            created_at: catalog.now(),
-        };
-        catalog.put(&record).await?;
-    }
-    Ok(())
-}
-
-/// A new key that proves the cluster to its UCP: the public half stands in the place of a certificate.
-pub(crate) fn new_service_key(now: Timestamp) -> Result<CertificateRecord, AssetError> {
-    let pair = pki::new_es256_key()?;
-    Ok(CertificateRecord {
-        name: SERVICE.to_owned(),
-        certificate: pair.public,
-        private_key: pair.private,
-        ca: String::new(),
-        user_given: false,
-        created_at: now,
-    })
 }
 
 /// The record of a certificate that the user gives, after checking it; with what is worth knowing about it.

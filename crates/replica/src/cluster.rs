@@ -14,8 +14,9 @@ use dtr_types::{Clock as _, ClusterId, ReplicaId, Secret, SystemClock, Timestamp
 
 use crate::{
     DataDir, InstallError, ReplicaConfig, ReplicaOptions, StoreConfig,
-    install::take_directory,
+    occupant::unoccupied,
     storage::{open_storage, place},
+    traces::Traces,
 };
 
 /// Where metadata is kept.
@@ -241,12 +242,16 @@ impl Joining {
     /// # Errors
     /// [`JoinError::NotShared`], and what can go wrong with files.
     pub async fn complete(self, dir: &DataDir, admission: &Admission) -> Result<(), InstallError> {
-        take_directory(dir)?;
-        let made = self.make(dir, admission).await;
-        if made.is_err()
-            && let Err(error) = std::fs::remove_dir_all(dir.root())
-        {
-            tracing::warn!(%error, path = %dir.root().display(), "what a failed join made could not be removed");
+        unoccupied(dir).await?;
+        let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
+        let traces = Traces::of(dir, &self.config.storage).map_err(refused)?;
+        let made = async {
+            dir.create().map_err(refused)?;
+            self.make(dir, admission).await
+        };
+        let made = made.await;
+        if made.is_err() {
+            traces.undo().await;
         }
         made
     }

@@ -2,7 +2,6 @@
 //! store one that is served is written last.
 
 use std::{
-    fs,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -26,7 +25,9 @@ use crate::{
     StorageConfig, StoreConfig, StoreOptions, UserCertificate, assets,
     cluster::Founding,
     mark::Place,
+    occupant::unoccupied,
     storage::{check_storage, open_storage},
+    traces::Traces,
 };
 
 /// How a new replica is set up.
@@ -104,10 +105,13 @@ pub struct Installed {
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// There is something in the data directory.
-    #[error(
-        "{0} is not empty: a replica, or a part of one, is there; remove it with \"dtr destroy --data-dir {0}\", or choose another data directory"
-    )]
-    Occupied(PathBuf),
+    #[error("{path} is not empty: {what}")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// What is there, and what to do about it.
+        what: String,
+    },
     /// There is something in the data directory that is not a replica's.
     #[error(
         "{path} holds \"{found}\", which is not a replica's; choose an empty folder with --data-dir"
@@ -274,23 +278,6 @@ impl ReplicaOptions {
     }
 }
 
-/// Refuses a data directory with something in it, and makes it otherwise.
-pub(crate) fn take_directory(dir: &DataDir) -> Result<(), InstallError> {
-    unoccupied(dir)?;
-    let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
-    dir.create().map_err(refused)
-}
-
-/// Refuses a data directory with something in it.
-fn unoccupied(dir: &DataDir) -> Result<(), InstallError> {
-    let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
-    only_ours(dir)?;
-    match dir.is_occupied().map_err(refused)? {
-        true => Err(InstallError::Occupied(dir.root().to_owned())),
-        false => Ok(()),
-    }
-}
-
 /// Refuses a folder with something in it that is not a replica's: it would be taken for the replica's, and in the way of
 /// its removal.
 pub(crate) fn only_ours(dir: &DataDir) -> Result<(), InstallError> {
@@ -438,7 +425,7 @@ pub async fn install(
     options: &ReplicaOptions,
     identity: &IdentityOptions,
 ) -> Result<Installed, InstallError> {
-    unoccupied(dir)?;
+    unoccupied(dir).await?;
     let id = options.id.clone().unwrap_or_else(|| ReplicaId::random(&SystemRandom));
     let mut config = options.config(id.clone())?;
     let names = options.names()?;
@@ -456,18 +443,15 @@ pub async fn install(
         IdentityOptions::BuiltIn { password, .. } => dtr_identity::check_password_form(password)?,
     }
     check_storage(&config.storage).await?;
-    take_directory(dir)?;
+    let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
+    let traces = Traces::of(dir, &config.storage).map_err(refused)?;
     let founded = Founded { cluster: cluster_id, founding };
-    let made = fill(dir, options, &config, &names, certificate, identity, founded).await;
-    if let Err(error) = made {
-        // It was empty: whatever is in it now is ours, and would be in the way of the next try.
-        if let Ok(plan) = crate::plan_destroy(dir, true) {
-            plan.files.iter().for_each(|path| {
-                if fs::remove_file(path).is_err() {
-                    drop(fs::remove_dir_all(path));
-                }
-            });
-        }
+    let made = async {
+        dir.create().map_err(refused)?;
+        fill(dir, options, &config, &names, certificate, identity, founded).await
+    };
+    if let Err(error) = made.await {
+        traces.undo().await;
         return Err(error);
     }
     Ok(Installed { id, url: options.url()?, warnings })
@@ -501,7 +485,7 @@ async fn fill(
     for record in founded.founding.records(catalog.now()) {
         catalog.put(&record).await?;
     }
-    assets::ensure(&catalog).await?;
+    assets::ensure(&catalog).await.map_err(AssetError::from)?;
     if let Some(record) = &certificate {
         catalog.put(record).await?;
     }

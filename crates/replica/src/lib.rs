@@ -4,7 +4,9 @@
 //! - [`install`] makes a replica of a new cluster.
 //! - [`serve`] puts the rooms together and serves them ([`bind`] stops in between): after `serve.rs` one knows every part.
 
+mod aside;
 mod assets;
+mod changes;
 mod cluster;
 mod config;
 mod data_dir;
@@ -18,30 +20,34 @@ mod lifecycle;
 mod mark;
 mod metadata;
 mod nfs;
+mod occupant;
 mod repair;
 mod restart;
 mod restore;
 mod serve;
 mod storage;
 mod survivor;
+mod traces;
 mod upkeep;
 mod who;
 
+pub use aside::{Aside, put_aside};
 pub use assets::{AssetError, UserCertificate};
 pub use cluster::{EtcdOptions, GivenEtcd, JoinError, Joining, StoreOptions};
 pub use config::{ConfigError, ReplicaConfig, StorageConfig, StoreConfig, any_address};
 pub use data_dir::DataDir;
 pub use install::{IdentityOptions, InstallError, Installed, ReplicaOptions, UcpLogin, install};
 pub use lifecycle::{
-    DestroyError, DestroyPlan, OfflineError, backup_offline, destroy, is_ready, ping, plan_destroy,
-    running, start, stop,
+    DestroyError, DestroyPlan, Known, Loss, OfflineError, backup_offline, destroy, is_ready, ping,
+    plan_destroy, running, start, stop,
 };
 pub use mark::{MarkError, check_copy};
 pub use metadata::{Metadata, OpenError};
 pub use nfs::{NfsShare, ShareError};
+pub use occupant::unoccupied;
 pub use repair::{Alone, RepairError, repair, survey};
 pub use restart::Ended;
-pub use restore::{RestoreError, RestoreRequest, Restored, restore};
+pub use restore::{Before, Outcome, RestoreError, RestoreRequest, Restored, restore};
 pub use serve::{Opened, ServeError, Serving, bind, open, serve};
 
 pub use storage::{check_storage, open_storage};

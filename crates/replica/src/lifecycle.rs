@@ -4,9 +4,13 @@
 use std::{fs, io, path::PathBuf, time::Duration};
 
 use dtr_blobs::SharedBlobs;
+use dtr_catalog::{
+    CatalogError, Kind,
+    records::{BackupRecord, Repository},
+};
 use dtr_recovery::{BackupOptions, BackupReport, RecoveryError};
 use dtr_service::{ServiceError, spawn_detached, systemd};
-use dtr_store::together::as_known;
+use dtr_store::{At, together::as_known};
 use dtr_types::NotOurs;
 
 use crate::{
@@ -117,6 +121,17 @@ pub enum DestroyError {
         /// Whose it is.
         why: NotOurs,
     },
+    /// The folder could not be put aside.
+    #[error(
+        "{path} cannot be put aside: {source}. A mount point, as the volume of a container is, cannot be renamed: give another \
+         data directory, or take a backup and destroy what is there"
+    )]
+    Aside {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A file could not be removed.
     #[error("{path} could not be removed: {source}")]
     Remove {
@@ -148,11 +163,17 @@ pub struct DestroyPlan {
     pub files: Vec<PathBuf>,
     /// Image content outside of it.
     pub storage: Option<PathBuf>,
+    /// Image content inside of it that stays.
+    pub kept: Option<PathBuf>,
     /// Where a share is mounted that is to be let go; what is on it stays.
     share: Option<PathBuf>,
 }
 
-/// Says what would be removed; refuses a folder with something in it that is not a replica's.
+/// Says what would be removed; refuses a folder with something in it that is not a replica's. With `keep_storage` image
+/// content stays wherever it is.
+///
+/// # Errors
+/// [`DestroyError::Foreign`], [`ConfigError::NotInstalled`] for no folder.
 pub fn plan_destroy(dir: &DataDir, keep_storage: bool) -> Result<DestroyPlan, DestroyError> {
     let refused = |source| DestroyError::Remove { path: dir.root().to_owned(), source };
     let entries = match fs::read_dir(dir.root()) {
@@ -162,7 +183,7 @@ pub fn plan_destroy(dir: &DataDir, keep_storage: bool) -> Result<DestroyPlan, De
         }
         Err(error) => return Err(refused(error)),
     };
-    let mut files = Vec::new();
+    let (mut files, mut kept) = (Vec::new(), None);
     for entry in entries {
         let entry = entry.map_err(refused)?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -170,7 +191,9 @@ pub fn plan_destroy(dir: &DataDir, keep_storage: bool) -> Result<DestroyPlan, De
         if !OURS.contains(&name.as_str()) && !part {
             return Err(DestroyError::Foreign { path: dir.root().to_owned(), found: name });
         }
-        if name != "lost+found" {
+        if name == "blobs" && keep_storage {
+            kept = Some(entry.path());
+        } else if name != "lost+found" {
             files.push(entry.path());
         }
     }
@@ -187,7 +210,87 @@ pub fn plan_destroy(dir: &DataDir, keep_storage: bool) -> Result<DestroyPlan, De
         },
         _ => None,
     };
-    Ok(DestroyPlan { dir: dir.clone(), files, storage, share })
+    Ok(DestroyPlan { dir: dir.clone(), files, storage, kept, share })
+}
+
+impl DestroyPlan {
+    /// What goes of image content outside the data directory.
+    fn content(&self) -> Vec<PathBuf> {
+        let parts = ["docker", "uploads", "removed", "dtr-storage.json"];
+        let root = self.storage.as_ref();
+        root.map_or_else(Vec::new, |root| parts.map(|part| root.join(part)).to_vec())
+    }
+
+    /// What is lost by it, from the files and, where the replica does not run, from its store. Whoever runs is to be asked
+    /// for the rest.
+    pub async fn loss(&self) -> Loss {
+        let paths = [self.files.clone(), self.content()].concat();
+        let (bytes, files) = paths
+            .iter()
+            .map(|path| sizes(path))
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        Loss { bytes, files, known: known(&self.dir).await }
+    }
+}
+
+/// What a replica's removal takes away.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Files.
+    pub files: u64,
+    /// What its store says; `None` when that could not be asked.
+    pub known: Option<Known>,
+}
+
+/// What a store says of the registry in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Repositories.
+    pub repositories: u64,
+    /// The last backup that counts.
+    pub last_backup: Option<BackupRecord>,
+}
+
+/// Bytes and files below a path.
+fn sizes(path: &std::path::Path) -> (u64, u64) {
+    let Ok(found) = fs::symlink_metadata(path) else { return (0, 0) };
+    if !found.is_dir() {
+        return (found.len(), 1);
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| sizes(&entry.path()))
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+}
+
+async fn known(dir: &DataDir) -> Option<Known> {
+    let config = ReplicaConfig::load(dir).ok()?;
+    // An etcd is shared: what it has is not lost with one of its replicas.
+    if config.store != StoreConfig::Embedded || running(dir).is_some() || !dir.store_file().exists()
+    {
+        return None;
+    }
+    let metadata = Metadata::open(dir, &config).await.ok()?;
+    let catalog = &metadata.catalog;
+    let asked = async {
+        let (mut repositories, mut after) = (0, None);
+        loop {
+            let prefix = Kind::Repository.prefix().as_bytes();
+            let page = catalog.list::<Repository>(prefix, after.as_deref(), 0, At::Latest).await?;
+            repositories += page.items.len() as u64;
+            after = page.items.last().map(|found| found.value.id.to_string());
+            if !page.more || after.is_none() {
+                break;
+            }
+        }
+        let last_backup = catalog.last_backup().await?;
+        Ok::<_, CatalogError>(Known { repositories, last_backup })
+    };
+    let asked = asked.await;
+    metadata.close().await;
+    asked.ok()
 }
 
 /// Stops the replica and removes what the plan says. Of image content outside the data directory only what is a
@@ -202,10 +305,8 @@ pub async fn destroy(plan: &DestroyPlan) -> Result<(), DestroyError> {
     // The store goes last: until then a second run finds what is left to remove.
     let mut files = plan.files.clone();
     files.sort_by_key(|path| path.ends_with("store.redb") || path.ends_with("replica.json"));
-    if let Some(root) = &plan.storage {
-        for part in ["docker", "uploads", "removed", "dtr-storage.json"] {
-            remove(&root.join(part))?;
-        }
+    for part in plan.content() {
+        remove(&part)?;
     }
     if let Some(share) = &plan.share {
         let refused = |source| DestroyError::Remove { path: share.clone(), source };

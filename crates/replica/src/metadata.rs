@@ -61,18 +61,21 @@ impl Metadata {
     /// The same without the wait.
     pub(crate) async fn begin(dir: &DataDir, config: &ReplicaConfig) -> Result<Self, OpenError> {
         match &config.store {
-            StoreConfig::Embedded => {
-                let path = dir.store_file();
-                let store = EmbeddedStore::open(&path, dtr_store_embedded::Options::default())
-                    .map_err(|source| OpenError::Embedded { path, source })?;
-                Ok(Self { catalog: catalog(store), engine: None })
-            }
+            StoreConfig::Embedded => Self::embedded(dir),
             StoreConfig::Etcd(etcd) => {
                 let engine = Engine::open(&dir.etcd(), etcd, &config.id).await?;
                 let store: SharedStore = Arc::clone(engine.store()) as _;
                 Ok(Self { catalog: catalog(store), engine: Some(engine) })
             }
         }
+    }
+
+    /// Opens the embedded engine's file, which needs no configuration.
+    pub(crate) fn embedded(dir: &DataDir) -> Result<Self, OpenError> {
+        let path = dir.store_file();
+        let store = EmbeddedStore::open(&path, dtr_store_embedded::Options::default())
+            .map_err(|source| OpenError::Embedded { path, source })?;
+        Ok(Self { catalog: catalog(store), engine: None })
     }
 
     /// A store in memory, for looking only.

@@ -21,13 +21,19 @@ use dtr_recovery::{
     IdentityTarget, OwnerMap, ProgressFn, RecoveryError, Refusal, RestoreOptions, RestoreReport,
     RestoreTarget,
 };
-use dtr_types::{Clock as _, ClusterId, Random as _, ReplicaId, Secret, SystemClock, SystemRandom};
+use dtr_types::{
+    Clock as _, ClusterId, Random as _, ReplicaId, Secret, SystemClock, SystemRandom, Timestamp,
+};
 
 use crate::{
-    ConfigError, DataDir, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
+    DataDir, DestroyError, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin,
+    assets,
+    changes::{self, Changes},
+    cluster::Founding,
     install::{external_host, login, registration_form, replace_former},
     metadata::Metadata,
-    storage::{check_storage, is_nowhere, open_folder, open_storage},
+    occupant::Occupant,
+    storage::{check_storage, look_at_storage, open_storage},
 };
 
 /// How an archive is restored.
@@ -49,6 +55,13 @@ pub struct RestoreRequest {
     pub accept_unknown_owners: bool,
     /// Whether a storage without any of the blobs is no reason to refuse.
     pub accept_empty_storage: bool,
+    /// Whether an archive that was salvaged from a damaged one is no reason to refuse.
+    pub accept_salvaged: bool,
+    /// Whether content is where the archive says, which must be inside the data directory: an archive of a registry with a
+    /// bucket is refused.
+    pub storage_of_archive: bool,
+    /// Whether a replica that is in the data directory and does not run is put aside, folder and all.
+    pub keep_old: bool,
     /// Told how far it is.
     pub progress: Option<ProgressFn>,
 }
@@ -64,6 +77,28 @@ pub struct Restored {
     pub report: RestoreReport,
     /// Nothing wrong, but worth knowing.
     pub warnings: Vec<String>,
+    /// Where the replica is now that was there before.
+    pub aside: Option<PathBuf>,
+}
+
+/// An archive that was restored here before, to a registry that has not served since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// The cluster that it was restored to.
+    pub cluster: ClusterId,
+    /// When.
+    pub at: Timestamp,
+    /// Blobs whose content was nowhere.
+    pub blobs_missing: u64,
+}
+
+/// How a restore ended well.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was done.
+    Restored(Box<Restored>),
+    /// It had been done: by a run whose end nobody saw, for one.
+    Before(Before),
 }
 
 /// Why nothing was restored.
@@ -88,6 +123,29 @@ pub enum RestoreError {
         /// Whose it is.
         found: String,
     },
+    /// The archive was restored here, and the registry was used since.
+    #[error(
+        "this archive was restored here at {at}, to cluster {cluster}, which has served since; nothing was changed. Start it \
+         with \"dtr serve --data-dir {path}\". To go back to what the archive has, restore with --keep-old, which puts the \
+         folder aside"
+    )]
+    Used {
+        /// When.
+        at: Timestamp,
+        /// Which cluster it became.
+        cluster: ClusterId,
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The archive's registry has its content in a bucket.
+    #[error(
+        "the image content of this registry is in a bucket ({0}), whose keys are in no backup: name it with --s3-bucket and the \
+         flags that go with it"
+    )]
+    BucketNeeded(String),
+    /// What is in the data directory could not be put aside.
+    #[error(transparent)]
+    Aside(#[from] DestroyError),
     /// The link to the UCP cannot be set up.
     #[error(transparent)]
     Remote(#[from] dtr_identity::RemoteError),
@@ -100,7 +158,10 @@ impl RestoreError {
             Self::Recovery(error) => error.exit(),
             Self::UcpNeeded(_)
             | Self::OtherSigner { .. }
-            | Self::Install(InstallError::Occupied(_) | InstallError::Foreign { .. }) => {
+            | Self::Used { .. }
+            | Self::BucketNeeded(_)
+            | Self::Aside(_)
+            | Self::Install(InstallError::Occupied { .. } | InstallError::Foreign { .. }) => {
                 dtr_recovery::Exit::Refused
             }
             Self::Install(InstallError::ExternalUrl(_)) => dtr_recovery::Exit::Usage,
@@ -248,7 +309,7 @@ async fn register(
     ucp: &UcpLogin,
     dry_run: bool,
 ) -> Result<Linked, RestoreError> {
-    let key = assets::new_service_key(SystemClock.now()).map_err(InstallError::from)?;
+    let key = assets::new_service_key(SystemClock.now())?;
     let (client, answer) = login(ucp).await?;
     // The authority is in the archive; what is registered is completed when the registry serves.
     let mut form = registration_form(url, config, key.certificate.clone(), String::new());
@@ -284,13 +345,14 @@ async fn register(
 /// Makes a replica from an archive. It is not started.
 ///
 /// # Errors
-/// [`RestoreError`]; nothing is left that serves. A restore that was cut off runs again with the same arguments.
+/// [`RestoreError`]; the data directory, the storage and the identity service are as they were. A restore that was cut off
+/// runs again with the same arguments.
 pub async fn restore(
     dir: &DataDir,
     options: &ReplicaOptions,
     request: RestoreRequest,
     input: Box<dyn Read + Send>,
-) -> Result<Restored, RestoreError> {
+) -> Result<Outcome, RestoreError> {
     let id = options.id.clone().unwrap_or_else(|| ReplicaId::random(&SystemRandom));
     let mut config = options.config(id.clone())?;
     let url = options.url()?;
@@ -315,12 +377,14 @@ pub async fn restore(
             found: header.signer.key_id.clone(),
         });
     }
-    if crate::running(dir).is_some() {
-        return Err(InstallError::Occupied(dir.root().to_owned()).into());
+    if request.storage_of_archive
+        && let Some(bucket) = &header.storage
+    {
+        return Err(RestoreError::BucketNeeded(bucket.clone()));
     }
-    crate::install::only_ours(dir)?;
-    if is_complete(dir).await? {
-        return Err(InstallError::Occupied(dir.root().to_owned()).into());
+    let occupant = Occupant::look(dir).await?;
+    if let Some(before) = changes::judge(dir, &occupant, &header, &request)? {
+        return Ok(Outcome::Before(before));
     }
     check_storage(&config.storage).await.map_err(InstallError::from)?;
     let founding = options
@@ -328,48 +392,25 @@ pub async fn restore(
         .found(options, &id, &ClusterId::random(&SystemRandom))
         .map_err(InstallError::from)?;
     config.store = founding.config.clone();
-    let linked = link(&header, &config, &url, &request).await?;
-    warnings.extend(linked.warnings);
-    certificates.extend(linked.service_key);
+    let mut linked = link(&header, &config, &url, &request).await?;
+    let made = linked.made.take();
+    warnings.append(&mut linked.warnings);
+    certificates.extend(linked.service_key.take());
     // The replicas of the lost cluster are strangers to the new one.
     certificates.extend(founding.records(SystemClock.now()));
-    let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
-    let empty_before = !dir.is_occupied().map_err(refused)?;
-    let metadata = if request.dry_run {
-        Metadata::scratch()
-    } else {
-        dir.create().map_err(refused)?;
-        config.save(dir).map_err(InstallError::from)?;
-        founding.write(dir).map_err(InstallError::from)?;
-        Metadata::open(dir, &config).await.map_err(InstallError::from)?
+    let changes = Changes::new(dir, &config, &occupant, &request);
+    let (changes, report) = match changes {
+        Ok(changes) => {
+            let filling = Filling { dir, options, request: &request, config, founding, linked };
+            let identity_target = made.as_ref().map(|(client, token, _)| {
+                let (client, token) = (client.clone(), token.clone());
+                Arc::new(Accounts { client, token }) as Arc<dyn IdentityTarget>
+            });
+            (Some(changes), filling.fill(input, certificates, identity_target).await)
+        }
+        Err(error) => (None, Err(error)),
     };
-    let catalog = metadata.catalog.clone();
-    // Opening a storage makes its folder, and a dry run makes nothing: one that is not there is as empty as this one.
-    let nowhere = request.dry_run && is_nowhere(dir, &config.storage);
-    let nowhere = nowhere.then(Nowhere::new);
-    let blobs: SharedBlobs = match &nowhere {
-        Some(nowhere) => open_folder(&nowhere.0).await,
-        None => open_storage(dir, &config.storage).await,
-    }
-    .map_err(InstallError::from)?;
-    let identity_target = linked.made.as_ref().map(|(client, token, _)| {
-        let (client, token) = (client.clone(), token.clone());
-        Arc::new(Accounts { client, token }) as Arc<dyn IdentityTarget>
-    });
-    let target = RestoreTarget { catalog, blobs, identity: linked.identity, identity_target };
-    let mut how = RestoreOptions::new(env!("CARGO_PKG_VERSION"));
-    how.dry_run = request.dry_run;
-    how.identity = Some(linked.source);
-    how.load_identity = request.with_identity;
-    how.owner_map = request.owner_map.clone();
-    how.accept_unknown_owners = request.accept_unknown_owners;
-    how.accept_empty_storage = request.accept_empty_storage;
-    how.external_url = options.external_url.as_deref().map(external_host).transpose()?;
-    how.certificates = certificates;
-    how.progress = request.progress.clone();
-    let read = read_options(&request);
-    let report = dtr_recovery::restore(input, read, &target, how).await;
-    if let Some((client, token, service)) = linked.made {
+    if let Some((client, token, service)) = made {
         if request.dry_run || report.is_err() {
             if let Err(error) = client.delete_service(&token, &service.id).await {
                 tracing::warn!(%error, service = service.name, "the registration with the UCP could not be taken back");
@@ -378,66 +419,79 @@ pub async fn restore(
             warnings.extend(replace_former(&client, &token, &service).await);
         }
     }
-    drop(target);
-    metadata.close().await;
-    if report.is_err() && !request.dry_run && empty_before {
-        empty(dir.root());
-    }
-    let report = report?;
-    Ok(Restored { id, url, report, warnings })
-}
-
-/// Whether there is a replica in a data directory that can serve; what a restore left that was cut off makes way for the
-/// next, which begins from the start.
-async fn is_complete(dir: &DataDir) -> Result<bool, RestoreError> {
-    let etcd = dir.etcd();
-    let began = dir.store_file().exists() || etcd.root().exists();
-    // Without its configuration, nothing was ever put there.
-    let config = match ReplicaConfig::load(dir) {
-        Ok(config) if began => config,
-        Ok(_) | Err(ConfigError::NotInstalled(_)) => return Ok(false),
-        Err(error) => return Err(InstallError::from(error).into()),
-    };
-    let known = Metadata::open(dir, &config).await.map_err(InstallError::from)?;
-    let cluster = known.catalog.cluster().await;
-    known.close().await;
-    let complete = cluster.map_err(InstallError::from)?.is_some();
-    if !complete && etcd.root().exists() {
-        std::fs::remove_dir_all(etcd.root())
-            .map_err(|source| InstallError::DataDir { path: etcd.root().to_owned(), source })?;
-    }
-    Ok(complete)
-}
-
-/// An empty folder for as long as it is needed.
-struct Nowhere(PathBuf);
-
-impl Nowhere {
-    fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("dtr-dry-run-{}", SystemRandom.hex(8))))
-    }
-}
-
-impl Drop for Nowhere {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, path = %self.0.display(), "a temporary folder could not be removed");
+    match (report, changes) {
+        (Ok(report), changes) => {
+            let aside = changes.and_then(|changes| changes.aside);
+            let aside = aside.map(|aside| aside.path().to_owned());
+            Ok(Outcome::Restored(Box::new(Restored { id, url, report, warnings, aside })))
+        }
+        (Err(error), changes) => {
+            if let Some(changes) = changes {
+                changes.undo().await;
+            }
+            Err(error)
         }
     }
 }
 
-/// A folder that was empty before is so again. What cannot be removed is removed by the next restore, or by "destroy".
-fn empty(folder: &std::path::Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let removed = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(&path),
-            _ => std::fs::remove_file(&path),
+/// What a restore makes on this machine, before the archive is read.
+struct Filling<'a> {
+    dir: &'a DataDir,
+    options: &'a ReplicaOptions,
+    request: &'a RestoreRequest,
+    config: ReplicaConfig,
+    founding: Founding,
+    linked: Linked,
+}
+
+impl Filling<'_> {
+    async fn fill(
+        self,
+        input: Input,
+        certificates: Vec<CertificateRecord>,
+        identity_target: Option<Arc<dyn IdentityTarget>>,
+    ) -> Result<RestoreReport, RestoreError> {
+        let Self { dir, options, request, config, founding, linked } = self;
+        let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
+        let metadata = if request.dry_run {
+            Metadata::scratch()
+        } else {
+            dir.create().map_err(refused)?;
+            if dir.etcd().root().exists() {
+                // What an unfinished restore left: a member of no cluster.
+                std::fs::remove_dir_all(dir.etcd().root()).map_err(refused)?;
+            }
+            config.save(dir).map_err(InstallError::from)?;
+            founding.write(dir).map_err(InstallError::from)?;
+            Metadata::open(dir, &config).await.map_err(InstallError::from)?
         };
-        if let Err(error) = removed {
-            tracing::warn!(%error, path = %path.display(), "what a refused restore made could not be removed");
-        }
+        let restored = async {
+            let catalog = metadata.catalog.clone();
+            // Opening a storage makes folders in it, and a dry run makes nothing.
+            let blobs: SharedBlobs = match request.dry_run {
+                true => look_at_storage(dir, &config.storage).await,
+                false => open_storage(dir, &config.storage).await,
+            }
+            .map_err(InstallError::from)?;
+            let target =
+                RestoreTarget { catalog, blobs, identity: linked.identity, identity_target };
+            let mut how = RestoreOptions::new(env!("CARGO_PKG_VERSION"));
+            how.dry_run = request.dry_run;
+            how.identity = Some(linked.source);
+            how.load_identity = request.with_identity;
+            how.owner_map = request.owner_map.clone();
+            how.accept_unknown_owners = request.accept_unknown_owners;
+            how.accept_empty_storage = request.accept_empty_storage;
+            how.accept_salvaged = request.accept_salvaged;
+            how.external_url = options.external_url.as_deref().map(external_host).transpose()?;
+            how.certificates = certificates;
+            how.progress = request.progress.clone();
+            let read = read_options(request);
+            Ok::<_, RestoreError>(dtr_recovery::restore(input, read, &target, how).await?)
+        };
+        let restored = restored.await;
+        metadata.close().await;
+        restored
     }
 }
 

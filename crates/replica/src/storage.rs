@@ -67,15 +67,6 @@ pub(crate) fn place(dir: &DataDir, storage: &StorageConfig) -> String {
     }
 }
 
-/// Whether opening a storage would make a folder for it.
-pub(crate) fn is_nowhere(dir: &DataDir, storage: &StorageConfig) -> bool {
-    match storage {
-        StorageConfig::Filesystem { root: Some(root) } => !root.exists(),
-        StorageConfig::Filesystem { root: None } => !dir.default_storage().exists(),
-        StorageConfig::S3(_) | StorageConfig::Nfs { .. } => false,
-    }
-}
-
 fn open_bucket(settings: &S3Settings) -> Result<S3Storage, BlobError> {
     S3Storage::open(settings, Arc::new(SystemRandom))
 }

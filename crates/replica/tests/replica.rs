@@ -157,7 +157,7 @@ async fn an_installation_is_for_its_owner_alone_and_only_into_an_empty_folder() 
     };
     let before = fs::read(dir.config_file()).expect("reads");
     let again = install(&dir, &options(), &identity).await;
-    assert!(matches!(again, Err(InstallError::Occupied(_))), "{again:?}");
+    assert!(matches!(again, Err(InstallError::Occupied { .. })), "{again:?}");
     assert_eq!(fs::read(dir.config_file()).expect("reads"), before);
     // Somebody's own folder.
     let own = DataDir::new(folder.path().join("own"));

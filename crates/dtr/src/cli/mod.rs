@@ -310,9 +310,12 @@ pub struct DestroyArgs {
     /// Id of the replica to destroy, to be sure that it is this one
     #[arg(long, env = "DTR_DESTROY_REPLICA_ID")]
     pub replica_id: Option<dtr_types::ReplicaId>,
-    /// Keep image content that lies outside the data directory; what replicas share is always kept
+    /// Keep image content, for a restore into the same folder; what replicas share is always kept
     #[arg(long)]
     pub keep_storage: bool,
+    /// Delete nothing: stop the replica and put its folder aside, as DIR.before-<time>
+    #[arg(long, conflicts_with = "keep_storage")]
+    pub keep_old: bool,
     /// Do not ask
     #[arg(short, long, env = "YES", value_parser = clap::builder::FalseyValueParser::new())]
     pub yes: bool,
@@ -387,6 +390,8 @@ pub enum BackupCommand {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Write what is whole of a damaged backup as a new one, and say what is lost
+    Salvage(SalvageArgs),
     /// List the backups that the registry remembers
     List {
         #[command(flatten)]
@@ -395,6 +400,21 @@ pub enum BackupCommand {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+}
+
+/// `dtr backup salvage`
+#[derive(Debug, Args)]
+pub struct SalvageArgs {
+    /// The damaged archive, a plain file that is not encrypted
+    pub file: PathBuf,
+    /// Write the new archive to this file (through FILE.part, synced and renamed)
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub encryption: EncryptionArgs,
+    /// Write what was kept and what was lost to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// `dtr restore`
@@ -415,9 +435,19 @@ pub struct RestoreArgs {
     pub store: StoreArgs,
     #[command(flatten)]
     pub storage: StorageArgs,
-    /// Use the storage that the backup names (the default where it was local)
+    /// Use the storage that the backup names: the folder in the data directory; a bucket must be named by its own flags
     #[arg(long, env = "DTR_DEFAULT_STORAGE", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(conflicts_with_all = ["dtr_storage_volume", "nfs_storage_url", "s3_bucket", "s3_form"])]
     pub dtr_use_default_storage: bool,
+    /// Go on although the storage has none of the content that the backup mentions: all images lack it
+    #[arg(long)]
+    pub allow_empty_storage: bool,
+    /// Take an archive that was salvaged from a damaged one, although not everything is in it
+    #[arg(long)]
+    pub salvaged: bool,
+    /// Put a replica that is in the data directory, and does not run, aside as DIR.before-<time>
+    #[arg(long)]
+    pub keep_old: bool,
     #[command(flatten)]
     pub decryption: DecryptionArgs,
     #[command(flatten)]
@@ -475,6 +505,9 @@ pub struct GcArgs {
     /// Remove it
     #[arg(long, group = "mode")]
     pub run: bool,
+    /// Remove nothing: give images back what they lacked and is in the storage again
+    #[arg(long, group = "mode")]
+    pub relink: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,

@@ -29,15 +29,7 @@ pub async fn join(args: JoinArgs) -> Result<()> {
     if args.unless_installed && local::is_installed(&dir)? {
         return Ok(());
     }
-    if dir.is_occupied().with_context(|| format!("cannot use {}", dir.root().display()))? {
-        return Err(Failure::ending(
-            Exit::Refused,
-            format!(
-                "{0} is not empty: remove what is there with \"dtr destroy --data-dir {0}\", or choose another --data-dir",
-                dir.root().display()
-            ),
-        ));
-    }
+    dtr_replica::unoccupied(&dir).await.context("cannot join")?;
     let store = StoreOptions::Etcd(local::etcd(args.etcd)?);
     let options = local::options(None, args.network, None, store, args.storage, args.log)?;
     let id = args.replica_id.unwrap_or_else(|| ReplicaId::random(&SystemRandom));

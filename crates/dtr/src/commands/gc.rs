@@ -10,8 +10,11 @@ use crate::{
     terminal::{self, size, waiting},
 };
 
-/// `dtr gc --dry-run|--run`
+/// `dtr gc --dry-run|--run|--relink`
 pub async fn run(args: GcArgs) -> Result<()> {
+    if args.relink {
+        return relink(&args).await;
+    }
     let path = format!("/api/v0/gc?dryRun={}", args.dry_run);
     connect::with(&args.connect, async |c| {
         let report: Value = waiting("collecting", c.api.post(&path, &json!({})))
@@ -21,6 +24,32 @@ pub async fn run(args: GcArgs) -> Result<()> {
             Output::Json => terminal::print_json(&report),
             Output::Text => terminal::print(&told(&report, args.dry_run)),
         }
+    })
+    .await
+}
+
+async fn relink(args: &GcArgs) -> Result<()> {
+    connect::with(&args.connect, async |c| {
+        let nothing = json!({});
+        let asked = c.api.post("/api/v0/gc?relink=true", &nothing);
+        let report: Value = waiting("looking for content that came back", asked)
+            .await
+            .context("cannot look for content that came back")?;
+        if args.output == Output::Json {
+            return terminal::print_json(&report);
+        }
+        let count = |name: &str| report[name].as_u64().unwrap_or_default();
+        let mut text = format!(
+            "of {} blobs that images need, {} came back and are read again; {} are damaged, {} missing\n",
+            count("needed"),
+            count("relinked"),
+            count("damaged"),
+            count("missing")
+        );
+        for digest in report["sample"].as_array().into_iter().flatten() {
+            text.push_str(&format!("  {}\n", digest.as_str().unwrap_or_default()));
+        }
+        terminal::print(&text)
     })
     .await
 }

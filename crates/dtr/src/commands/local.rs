@@ -12,8 +12,8 @@ use anyhow::Context as _;
 use dtr_client::Identity;
 use dtr_recovery::Exit;
 use dtr_replica::{
-    DataDir, Ended, EtcdOptions, GivenEtcd, IdentityOptions, ReplicaConfig, ReplicaOptions,
-    RestoreRequest, StoreOptions, UcpLogin, UserCertificate,
+    Before, DataDir, Ended, EtcdOptions, GivenEtcd, IdentityOptions, Outcome, ReplicaConfig,
+    ReplicaOptions, RestoreRequest, Restored, StoreOptions, UcpLogin, UserCertificate,
 };
 use dtr_transport::{LogFormat, init_logging, shutdown_on_signals};
 use dtr_types::{AccountName, Random as _, ReplicaId, Secret, SystemRandom};
@@ -22,6 +22,8 @@ use serde_json::json;
 use super::{
     backup::{Watched, keys},
     connect::RETRY,
+    loss,
+    report::ReportFile,
 };
 use crate::{
     cli::{
@@ -272,8 +274,29 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
              with -i and without -t",
         ));
     }
-    let dir = data_dir(&args.dir)?;
-    let accept_empty_storage = args.dtr_use_default_storage || args.storage.is_given();
+    let report = ReportFile::open(args.report.as_deref())?;
+    let (dir, dry_run, no_start) = (data_dir(&args.dir)?, args.dry_run, args.no_start);
+    let outcome = match restore_into(&dir, args).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            report.failed(&error);
+            return Err(error);
+        }
+    };
+    let exit = match outcome {
+        Outcome::Restored(restored) => told(*restored, &dir, dry_run, report),
+        Outcome::Before(before) => told_before(&before, &dir, report),
+    };
+    if !dry_run {
+        start(&dir, no_start).await?;
+    }
+    match exit {
+        Exit::Done => Ok(()),
+        exit => Err(anyhow::Error::new(Said(exit))),
+    }
+}
+
+async fn restore_into(dir: &DataDir, args: RestoreArgs) -> Result<Outcome> {
     let store = store(args.store)?;
     let options =
         options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;
@@ -293,12 +316,14 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
         with_identity: args.with_identity,
         owner_map,
         accept_unknown_owners: args.allow_unknown_owners,
-        // Who names the storage, or asks for the default by name, means it even without blobs.
-        accept_empty_storage,
+        accept_empty_storage: args.allow_empty_storage,
+        storage_of_archive: args.dtr_use_default_storage,
+        keep_old: args.keep_old,
+        accept_salvaged: args.salvaged,
         progress: None,
     };
     let input = Box::new(Watched::new(Box::new(io::stdin()), "restoring"));
-    let restored = dtr_replica::restore(&dir, &options, request, input).await.map_err(|error| {
+    dtr_replica::restore(dir, &options, request, input).await.map_err(|error| {
         let what = match error.exit() {
             Exit::Locked => {
                 "cannot restore; open the archive with --identity-file or --passphrase-file"
@@ -306,30 +331,57 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
             _ => "cannot restore",
         };
         anyhow::Error::new(error).context(what)
-    })?;
+    })
+}
+
+/// Says what was restored. It is done: nothing that goes wrong in saying so makes it a failure.
+fn told(restored: Restored, dir: &DataDir, dry_run: bool, file: ReportFile) -> Exit {
     for warning in &restored.warnings {
         terminal::say(&format!("warning: {warning}"));
     }
-    terminal::print(&restored.report.to_string())?;
-    if let Some(path) = &args.report {
-        let mut text = serde_json::to_vec_pretty(&restored.report)?;
-        text.push(b'\n');
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
     let exit = restored.report.exit();
-    if !args.dry_run {
-        terminal::print(&format!(
-            "\nDTR is restored in {}\n  address        {}\n  replica        {}",
+    file.done(exit, &restored.report);
+    let mut text = restored.report.to_string();
+    if !dry_run {
+        text.push_str(&format!(
+            "\nDTR is restored in {}\n  address        {}\n  replica        {}\n",
             dir.root().display(),
             restored.url,
             restored.id
-        ))?;
-        start(&dir, args.no_start).await?;
+        ));
     }
-    match exit {
-        Exit::Done => Ok(()),
-        exit => Err(anyhow::Error::new(Said(exit))),
+    if let Some(aside) = &restored.aside {
+        text.push_str(&format!(
+            "  former folder  {0} (rename it to take it back; \"dtr destroy --data-dir {0}\" when nobody needs it)\n",
+            aside.display()
+        ));
     }
+    if let Err(error) = terminal::print(text.trim_end()) {
+        tracing::warn!(%error, "the restore is done, and nobody reads what came back");
+    }
+    exit
+}
+
+/// Says that the archive had been restored, by a run whose end nobody saw.
+fn told_before(before: &Before, dir: &DataDir, file: ReportFile) -> Exit {
+    let Before { cluster, at, blobs_missing } = before;
+    let exit = if *blobs_missing > 0 { Exit::Incomplete } else { Exit::Done };
+    file.done(
+        exit,
+        &json!({"restoredBefore": at, "cluster": cluster, "blobsMissingCount": blobs_missing}),
+    );
+    let lost = match blobs_missing {
+        0 => String::new(),
+        count => format!("; the content of {count} blobs is missing"),
+    };
+    let text = format!(
+        "this archive was restored here at {at}, to cluster {cluster}{lost}. It is complete and was never started: {}",
+        dir.root().display()
+    );
+    if let Err(error) = terminal::print(&text) {
+        tracing::warn!(%error, "nobody reads that the archive had been restored");
+    }
+    exit
 }
 
 /// `dtr destroy`
@@ -351,21 +403,30 @@ pub async fn destroy(args: DestroyArgs) -> Result<()> {
             ));
         }
     }
-    if !args.yes {
-        terminal::say(&format!("everything in {} will be deleted", dir.root().display()));
-        if let Some(storage) = &plan.storage {
-            terminal::say(&format!("and the image content in {}", storage.display()));
-        }
-        if !terminal::confirm("go on?", "--yes")? {
-            return Err(Failure::ending(Exit::Refused, "nothing was changed"));
-        }
+    loss::say(&dir, &plan, &args).await;
+    if !args.yes && !terminal::confirm("go on?", "--yes")? {
+        return Err(Failure::ending(Exit::Refused, "nothing was changed"));
     }
     let login = ucp(&args.ucp)?;
     if let (Some(_), Some(config)) = (&login, &config) {
         forget(&args.ucp, &config.id).await?;
     }
+    if args.keep_old {
+        let aside = terminal::waiting("stopping", dtr_replica::put_aside(&dir)).await?;
+        return terminal::print(&format!(
+            "the replica is stopped, and its folder is put aside: {0}\nrename it to take it back; \"dtr destroy --data-dir {0}\" \
+             when nobody needs it",
+            aside.path().display()
+        ));
+    }
     terminal::waiting("stopping and deleting", dtr_replica::destroy(&plan)).await?;
-    terminal::print(&format!("destroyed the replica in {}", dir.root().display()))
+    let kept = match &plan.kept {
+        Some(kept) => {
+            format!("; image content stays in {}, for a restore into the folder", kept.display())
+        }
+        None => String::new(),
+    };
+    terminal::print(&format!("destroyed the replica in {}{kept}", dir.root().display()))
 }
 
 /// Takes the replica off the list of the identity service: its whole service if it was the only one.

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::{Watched, keys};
 use crate::{
     cli::{BackupCommand, DecryptionArgs, Output},
-    commands::connect,
+    commands::{connect, report},
     failure::{Failure, Result, Said},
     terminal::{self, Table, field},
 };
@@ -49,6 +49,7 @@ pub async fn run(command: BackupCommand) -> Result<()> {
                 Output::Text => terminal::print(&found.to_string()),
             }
         }
+        BackupCommand::Salvage(args) => super::salvage::run(args).await,
         BackupCommand::List { connect, output } => {
             connect::with(&connect, async |c| {
                 let list = c.api.list("/api/v0/backups", PageStyle::Dtr, "backups", 100).await;
@@ -121,12 +122,6 @@ async fn verify(
     let report = match dtr_recovery::verify(open(file, "verifying")?, read, options).await {
         Ok(report) => report,
         Err(error) => {
-            if output == Output::Json {
-                let told = serde_json::json!({
-                    "good": false, "error": error.to_string(), "exit": error.exit().code(),
-                });
-                terminal::print_json(&told)?;
-            }
             let text = match error.exit() {
                 Exit::Failed => format!("cannot verify {}", named(file)),
                 Exit::Locked => {
@@ -135,11 +130,15 @@ async fn verify(
                 }
                 _ => cannot(),
             };
-            return Err(anyhow::Error::new(error).context(text));
+            let error = anyhow::Error::new(error).context(text);
+            if output == Output::Json {
+                terminal::print_json(&report::refused(&error))?;
+            }
+            return Err(error);
         }
     };
     match output {
-        Output::Json => terminal::print_json(&report)?,
+        Output::Json => terminal::print_json(&report::told(report.exit(), &report)?)?,
         Output::Text => terminal::print(&report.to_string())?,
     }
     if let Some(wanted) = signed_by

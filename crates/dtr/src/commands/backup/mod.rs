@@ -1,6 +1,7 @@
 //! `dtr backup`: take one, and `verify`, `inspect`, `list`.
 
 mod look;
+mod salvage;
 mod sink;
 mod take;
 

@@ -1,6 +1,6 @@
 //! Taking a backup: from a running replica as a stream, or, where it is not running, from its data directory itself.
 
-use std::{io::Write as _, path::Path};
+use std::path::Path;
 
 use anyhow::Context as _;
 use aws_lc_rs::digest::{Context as Hash, SHA256};
@@ -14,7 +14,10 @@ use tokio::sync::mpsc;
 use super::{encryption, sink::Sink};
 use crate::{
     cli::BackupTakeArgs,
-    commands::connect::{self, Connection, NotRunning},
+    commands::{
+        connect::{self, Connection, NotRunning},
+        report::ReportFile,
+    },
     failure::{Failure, Result, Said},
     terminal::{self, Progress},
 };
@@ -28,6 +31,36 @@ const USELESS: &str = "the backup failed, and what was written is not usable as 
 
 /// `dtr backup`
 pub async fn run(args: BackupTakeArgs) -> Result<()> {
+    let file = ReportFile::open(args.report.as_deref())?;
+    let report = match taken(&args).await {
+        Ok(report) => report,
+        Err(error) => {
+            file.failed(&error);
+            return Err(error);
+        }
+    };
+    let Some(report) = report else {
+        let what = "the archive is complete, but its report could not be fetched";
+        if args.report.is_some() {
+            let what = format!("{what}; see it with \"dtr backup inspect\"");
+            let error = Failure::ending(Exit::Failed, what);
+            file.failed(&error);
+            return Err(error);
+        }
+        terminal::say(&format!("warning: {what}; see it with \"dtr backup inspect\""));
+        return Ok(());
+    };
+    terminal::say(report.to_string().trim_end());
+    let exit = report.exit();
+    file.done(exit, &report);
+    match exit {
+        Exit::Done => Ok(()),
+        exit => Err(anyhow::Error::new(Said(exit))),
+    }
+}
+
+/// Takes it; `None` when it is whole and its report could not be fetched.
+async fn taken(args: &BackupTakeArgs) -> Result<Option<BackupReport>> {
     let encryption = encryption(&args.encryption)?;
     // Before anything is asked or sent: a terminal or a file that cannot be written is known now.
     let sink = Sink::open(args.output.as_deref(), &encryption)?;
@@ -36,35 +69,19 @@ pub async fn run(args: BackupTakeArgs) -> Result<()> {
             "--offline-backup is not needed: every backup is consistent; nothing is stopped",
         );
     }
-    let report = match connect::connect(&args.connect).await {
+    match connect::connect(&args.connect).await {
         Ok(connection) => {
-            let report = interruptible(stream(&connection, &args, &encryption, sink)).await;
+            let report = interruptible(stream(&connection, args, &encryption, sink)).await;
             connection.close().await;
-            report?
+            report
         }
         Err(error) if error.is::<NotRunning>() => {
             let Some(dir) = args.connect.data_dir.as_deref().filter(|dir| dir.is_dir()) else {
                 return Err(error);
             };
-            interruptible(offline(dir, &args, &encryption, sink)).await?
+            interruptible(offline(dir, args, &encryption, sink)).await
         }
-        Err(error) => return Err(error),
-    };
-    let Some(report) = report else {
-        let what = "the archive is complete, but its report could not be fetched";
-        if args.report.is_some() {
-            return Err(Failure::ending(
-                Exit::Failed,
-                format!("{what}; see it with \"dtr backup inspect\""),
-            ));
-        }
-        terminal::say(&format!("warning: {what}; see it with \"dtr backup inspect\""));
-        return Ok(());
-    };
-    tell(&report, &args)?;
-    match report.exit() {
-        Exit::Done => Ok(()),
-        exit => Err(anyhow::Error::new(Said(exit))),
+        Err(error) => Err(error),
     }
 }
 
@@ -203,17 +220,4 @@ impl std::io::Write for SinkWriter {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
-}
-
-/// What it is worth: for people on standard error, for programs in a file.
-fn tell(report: &BackupReport, args: &BackupTakeArgs) -> Result<()> {
-    terminal::say(report.to_string().trim_end());
-    if let Some(path) = &args.report {
-        let cannot = || format!("the archive is complete, but cannot write {}", path.display());
-        let mut file = std::fs::File::create(path).with_context(cannot)?;
-        let mut text = serde_json::to_vec_pretty(report)?;
-        text.push(b'\n');
-        file.write_all(&text).and_then(|()| file.sync_all()).with_context(cannot)?;
-    }
-    Ok(())
 }
