@@ -26,8 +26,7 @@ use dtr_types::{
 };
 
 use crate::{
-    DataDir, DestroyError, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin,
-    assets,
+    DataDir, DestroyError, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
     changes::{self, Changes},
     cluster::Founding,
     install::{external_host, login, registration_form, replace_former},

@@ -90,7 +90,10 @@ mod tests {
         };
         let error = Failure::ending(Exit::Refused, "it is not ours").context("cannot do it");
         ReportFile::open(Some(&path)).expect("opened").failed(&error);
-        assert_eq!(read(), json!({"good": false, "exit": 4, "error": "cannot do it: it is not ours"}));
+        assert_eq!(
+            read(),
+            json!({"good": false, "exit": 4, "error": "cannot do it: it is not ours"})
+        );
         let report = json!({"blobs": 3});
         ReportFile::open(Some(&path)).expect("opened").done(Exit::Incomplete, &report);
         assert_eq!(read(), json!({"good": false, "exit": 5, "blobs": 3}));
