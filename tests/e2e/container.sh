@@ -39,7 +39,8 @@ ok "status in the container" d exec dtr dtr status --data-dir /var/lib/dtr
 # The first steps of README.md; curl resolves the name in the engines' namespace, and sudo is not needed.
 first_steps() {
     sed -n '/^## First steps with docker$/,/^## /{/^```sh$/,/^```$/{/^```/d;p}}' "$ROOT/README.md" |
-        sed -e '/^dtr install/d' -e 's/^sudo //' -e '/^docker login/s/$/ -u admin --password-stdin <<<"$UCP_PASSWORD"/'
+        sed -e '/^cargo build/d' -e '/install target/d' -e '/dtr install/d' -e '/^export UCP_PASSWORD=/d' -e 's/^sudo //' \
+            -e 's/^docker login -u admin [^ ]*/& --password-stdin <<<"$UCP_PASSWORD"/'
 }
 first_steps >"$WORK/first-steps"
 grep -q '^docker push' "$WORK/first-steps" || bail "README.md has no first steps"
@@ -49,6 +50,17 @@ walk_first_steps() {
 }
 ok "an image called web" image_build web:1.0 "$WORK/context"
 ok "the first steps of README.md, word for word" walk_first_steps
+# The lines about a backup, with the names in capitals filled in.
+backup_lines() {
+    sed -n '/^## Backup and restore in ten lines$/,/^## /{/^```sh$/,/^```$/{/^```/d;p}}' "$ROOT/README.md" | grep -v '^dtr restore' |
+        sed -e "s|--ucp-url U|--ucp-url $url|" -e 's|--ucp-username A|--ucp-username admin|' -e "s|--existing-replica-id R|--existing-replica-id $1|"
+}
+walk_backup_lines() {
+    backup_lines "$(d exec dtr dtr status --data-dir /var/lib/dtr -o json | jq -r '.replica_health | keys[0]')" >"$WORK/backup-lines"
+    grep -q '^dtr backup  *--ucp-url' "$WORK/backup-lines" && in_engines env PATH="$WORK/here/bin:/usr/bin:$PATH" bash -eux "$WORK/backup-lines" &&
+        [ "$(stat -c %a "$WORK/here/backup.tar")" = 600 ]
+}
+cd "$WORK/here" && ok "the lines about a backup of README.md, word for word" walk_backup_lines
 cd "$ROOT" || exit 1
 digest() { s inspect --raw "docker://$host/engineering/web:1.0" | sha256sum | cut -d' ' -f1; }
 pushed=$(digest)
