@@ -176,6 +176,19 @@ impl Api {
         }
     }
 
+    /// Deletes something that must be there; `false` when it is not. The service answers a deletion of nothing like any
+    /// other, so that a request can be sent twice; a person who mistyped a name must hear of it, so this looks first.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; [`ClientError::NotFound`] where the service has no such path at all.
+    pub async fn delete_existing(&self, path: &str) -> Result<bool, ClientError> {
+        match self.get::<serde::de::IgnoredAny>(path).await {
+            Err(error) if error.is_missing_thing() => Ok(false),
+            Err(error) => Err(error),
+            Ok(_) => self.delete(path).await,
+        }
+    }
+
     /// Deletes something, and says what the service answers.
     ///
     /// # Errors
@@ -373,12 +386,9 @@ impl Api {
         let to = response.headers().get(http::header::LOCATION);
         let to = to.and_then(|to| Url::parse(to.to_str().ok()?).ok());
         let to = to.map(|url| url.origin().ascii_serialization());
-        ClientError::Address {
+        ClientError::Elsewhere {
             address: self.base.as_str().trim_end_matches('/').to_owned(),
-            why: match to {
-                Some(to) => format!("it sends clients to another address; give that: {to}"),
-                None => "it sends clients to another address".to_owned(),
-            },
+            to: to.unwrap_or_else(|| "another address".to_owned()),
         }
     }
 

@@ -21,6 +21,14 @@ pub enum ClientError {
         /// What is wrong with it.
         why: String,
     },
+    /// The service sends clients to another address.
+    #[error("{address} sends clients to {to}: give that address")]
+    Elsewhere {
+        /// As given.
+        address: String,
+        /// Scheme, host and port that it names; "another address" when that cannot be read.
+        to: String,
+    },
     /// The CA given is not PEM, or the certificates of the machine cannot be used.
     #[error(
         "the CA given with {flag} cannot be used: {why}; give the text of a PEM file, such as \"$(cat ca.pem)\""
@@ -105,6 +113,14 @@ pub enum ClientError {
         what: String,
         /// What the service said.
         message: String,
+    },
+    /// A registry without accounts of its own was asked to log somebody in.
+    #[error(
+        "{host} keeps no accounts: it is a registry whose accounts are kept by a UCP; give the UCP's address with --ucp-url"
+    )]
+    NoAccounts {
+        /// Host and port.
+        host: String,
     },
     /// Another refusal by the service.
     #[error("{what}: refused with status {}: {message}{}", status.as_u16(), code.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())]
@@ -214,6 +230,16 @@ impl ClientError {
             Self::Credentials { .. } => Some(StatusCode::UNAUTHORIZED),
             _ => None,
         }
+    }
+
+    /// Whether the service has no such path at all: it is another kind of service, or an older one.
+    pub fn is_missing_path(&self) -> bool {
+        matches!(self, Self::NotFound { message, .. } if message.contains("no such endpoint"))
+    }
+
+    /// Whether the path exists and the thing that it names does not.
+    pub fn is_missing_thing(&self) -> bool {
+        matches!(self, Self::NotFound { .. }) && !self.is_missing_path()
     }
 
     /// Whether it is unknown if the request took effect: the connection ended before the answer.

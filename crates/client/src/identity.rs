@@ -126,7 +126,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`ClientError::Credentials`] for a wrong name or password, [`ClientError::Unreachable`],
-    /// [`ClientError::NotTrusted`] and any other.
+    /// [`ClientError::NotTrusted`], [`ClientError::NoAccounts`] and any other.
     pub async fn login(&self, username: &str, password: &Secret) -> Result<Session, ClientError> {
         let login = Login { username, password: password.expose() };
         let answer: Result<LoggedIn, _> = self.api.post("/id/login", &login).await;
@@ -136,6 +136,9 @@ impl Identity {
             }
             Err(ClientError::Credentials { host, message, .. }) => {
                 Err(ClientError::Credentials { host, account: Some(username.to_owned()), message })
+            }
+            Err(error) if error.is_missing_path() => {
+                Err(ClientError::NoAccounts { host: self.host() })
             }
             Err(error) => Err(error),
         }

@@ -31,8 +31,7 @@ async fn list(api: &Api, path: &str, name: &str) -> Result<Vec<Value>> {
 /// Through the local socket of a DTR that uses a UCP there are no accounts to manage: the answer is about a path, and a
 /// person needs to know why.
 fn kept_elsewhere(error: ClientError) -> anyhow::Error {
-    let hint =
-        matches!(&error, ClientError::NotFound { message, .. } if message.contains("endpoint"));
+    let hint = error.is_missing_path();
     let error = anyhow::Error::new(error);
     if hint {
         error.context("accounts are kept by the UCP: give its address with --ucp-url")
@@ -65,7 +64,12 @@ fn changed(output: Output, value: &Value, text: &str) -> Result<()> {
     }
 }
 
-/// Nothing there is an error for whoever wanted it gone: a script that mistypes a name should hear of it.
+/// Deletes an account, team or membership; returns whether it was there.
+async fn remove(api: &Api, path: &str) -> Result<bool> {
+    api.delete_existing(path).await.map_err(kept_elsewhere)
+}
+
+/// An error for a thing that is not there, in the words of all commands that delete.
 fn deleted(there: bool, output: Output, what: &str) -> Result<()> {
     if !there {
         anyhow::bail!("there is no {what}");
@@ -213,7 +217,7 @@ async fn delete_account(
             );
         }
     }
-    let there = c.accounts.delete(&account(name)).await?;
+    let there = remove(&c.accounts, &account(name)).await?;
     deleted(there, output, &format!("{kind} {name}"))
 }
 
@@ -272,7 +276,7 @@ pub async fn org(command: OrgCommand) -> Result<()> {
         OrgCommand::RemoveMember { name, user, admin } => {
             on(&admin, async |c, output| {
                 let path = format!("{}/members/{user}", account(&name));
-                let there = c.accounts.delete(&path).await?;
+                let there = remove(&c.accounts, &path).await?;
                 deleted(there, output, &format!("member {user} of {name}"))
             })
             .await
@@ -319,7 +323,7 @@ pub async fn team(command: TeamCommand) -> Result<()> {
         }
         TeamCommand::Delete { org, team, admin } => {
             on(&admin, async |c, output| {
-                let there = c.accounts.delete(&team_path(&org, &team)).await?;
+                let there = remove(&c.accounts, &team_path(&org, &team)).await?;
                 deleted(there, output, &format!("team {org}/{team}"))
             })
             .await
@@ -345,7 +349,7 @@ pub async fn team(command: TeamCommand) -> Result<()> {
         TeamCommand::RemoveMember { org, team, user, admin } => {
             on(&admin, async |c, output| {
                 let path = format!("{}/members/{user}", team_path(&org, &team));
-                let there = c.accounts.delete(&path).await?;
+                let there = remove(&c.accounts, &path).await?;
                 deleted(there, output, &format!("member {user} of {org}/{team}"))
             })
             .await

@@ -32,6 +32,7 @@ pub async fn join(args: JoinArgs) -> Result<()> {
     dtr_replica::unoccupied(&dir).await.context("cannot join")?;
     let store = StoreOptions::Etcd(local::etcd(args.etcd)?);
     let options = local::options(None, args.network, None, store, args.storage, args.log)?;
+    local::try_ports(&options, args.no_start).await?;
     let id = args.replica_id.unwrap_or_else(|| ReplicaId::random(&SystemRandom));
     let joining = Joining::new(&options, id.clone(), args.unsafe_join).context("cannot join")?;
     let address = joining.address().to_owned();

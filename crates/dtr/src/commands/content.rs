@@ -222,7 +222,8 @@ pub async fn tag(command: TagCommand) -> Result<()> {
         }
         TagCommand::Delete { repository, tag, admin } => {
             connect::with(&admin.connect, async |c| {
-                let there = c.api.delete(&format!("{}/tags/{tag}", path(&repository))).await?;
+                let there =
+                    c.api.delete_existing(&format!("{}/tags/{tag}", path(&repository))).await?;
                 deleted(there, admin.output, &format!("tag {repository}:{tag}"))
             })
             .await

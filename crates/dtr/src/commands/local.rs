@@ -159,6 +159,18 @@ pub(super) async fn start(dir: &DataDir, no_start: bool) -> Result<()> {
     terminal::print(&how)
 }
 
+/// Refuses a port that is taken while nothing is written yet. With `no_start` the ports may well be another's for now.
+pub(super) async fn try_ports(options: &ReplicaOptions, no_start: bool) -> Result<()> {
+    if no_start {
+        return Ok(());
+    }
+    let tried = dtr_replica::try_ports(options).await;
+    tried.context(
+        "nothing was changed (choose ports with --replica-https-port and --replica-http-port, 0 for no redirect; \
+         --no-start installs without starting)",
+    )
+}
+
 /// Whether there is a replica in the folder, which is said.
 pub(super) fn is_installed(dir: &DataDir) -> Result<bool> {
     let there = dir.config_file().exists();
@@ -184,6 +196,7 @@ pub async fn install(args: InstallArgs) -> Result<()> {
     let store = store(args.store)?;
     let options =
         options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;
+    try_ports(&options, args.no_start).await?;
     let mut made = None;
     let identity = match ucp(&args.ucp)? {
         Some(login) => IdentityOptions::Ucp(login),
@@ -300,6 +313,7 @@ async fn restore_into(dir: &DataDir, args: RestoreArgs) -> Result<Outcome> {
     let store = store(args.store)?;
     let options =
         options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;
+    try_ports(&options, args.no_start || args.dry_run).await?;
     let owner_map = match &args.map_owners {
         None => Default::default(),
         Some(path) => {

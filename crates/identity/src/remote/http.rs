@@ -115,7 +115,7 @@ impl Http {
             .timeout(TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(30))
             .build()
-            .map_err(|error| UcpError::Away { url: base.clone(), reason: chain(&error) })?;
+            .map_err(|error| UcpError::Away { url: base.clone(), reason: root_cause(&error) })?;
         Ok(Self { client, base })
     }
 
@@ -124,7 +124,7 @@ impl Http {
     }
 
     fn away(&self, error: reqwest::Error) -> UcpError {
-        UcpError::Away { url: self.base.clone(), reason: advised(chain(&error.without_url())) }
+        UcpError::Away { url: self.base.clone(), reason: advised(root_cause(&error.without_url())) }
     }
 
     async fn send(&self, call: Call<'_>, timeout: Duration) -> Result<Response, UcpError> {
@@ -292,18 +292,13 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The error with what caused it: "error sending request" alone helps nobody.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
+/// What lies at the bottom of an error: the layers of the client library above it say nothing to a person.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
     }
-    text
+    cause.to_string()
 }
 
 /// What a library says, with what a person can do about it.
@@ -315,7 +310,7 @@ fn advised(reason: String) -> String {
     } else if reason.contains("invalid HTTP version") {
         "it does not speak plain HTTP; use https://"
     } else {
-        return reason;
+        return format!("{reason}; check the address and the port, and that the service runs");
     };
     format!("{advice}: {reason}")
 }
@@ -330,7 +325,8 @@ mod tests {
             advised("error sending request: invalid peer certificate: UnknownIssuer".to_owned());
         assert!(unknown.starts_with("its authority") && unknown.ends_with("UnknownIssuer"));
         assert!(advised("invalid HTTP version parsed".to_owned()).contains("https://"));
-        assert_eq!(advised("connection refused".to_owned()), "connection refused");
+        let refused = advised("Connection refused (os error 111)".to_owned());
+        assert!(refused.starts_with("Connection refused") && refused.contains("check the address"));
     }
 
     #[test]
