@@ -9,6 +9,7 @@ mod alerts;
 mod auth;
 mod backup;
 mod cluster;
+mod document;
 mod error;
 mod events;
 mod export;
@@ -111,6 +112,7 @@ fn routes() -> OpenApiRouter<ApiState> {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut document = routes().into_openapi();
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    document::complete(&mut document);
     document
 }
 
