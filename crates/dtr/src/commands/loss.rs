@@ -74,13 +74,12 @@ async fn asked(dir: &DataDir) -> Result<(u64, Option<String>)> {
         ucp_ca: None,
         ucp_insecure_tls: false,
     };
-    let connect =
-        ConnectArgs {
-            ucp,
-            ucp_token: None,
-            existing_replica_id: None,
-            data_dir: Some(dir.root().to_owned()),
-        };
+    let connect = ConnectArgs {
+        ucp,
+        ucp_token: None,
+        existing_replica_id: None,
+        data_dir: Some(dir.root().to_owned()),
+    };
     connect::with(&connect, async |c| {
         let repositories: Vec<Value> =
             c.api.list("/api/v0/repositories", PageStyle::Dtr, "repositories", 1000).await?;
