@@ -9,6 +9,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use axum::{
@@ -319,4 +323,70 @@ async fn commands_over_a_registry() {
     let output = ask(&["backup", "--output", file.to_str().expect("text")], "right");
     refused(&output, 1, &["not usable"]);
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+}
+
+/// A made-up access token, and how it stands in place of the password of `admin`.
+const TOKEN: &str = "dtr_00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const BASIC: &str = "Basic YWRtaW46ZHRyXzAwMTEyMjMzNDQ1NTY2Nzc4ODk5YWFiYmNjZGRlZWZmMDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmY=";
+/// A service that takes one access token, and counts every other credential that it is sent; a registry, or none.
+async fn with_tokens(token: &'static str, is_registry: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+    let others = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&others);
+    let guard = move |headers: axum::http::HeaderMap| {
+        let given = headers.get("authorization").and_then(|value| value.to_str().ok());
+        if given == Some(&format!("Bearer {token}")) || (is_registry && given == Some(BASIC)) {
+            return true;
+        }
+        counted.fetch_add(usize::from(given.is_some()), Ordering::SeqCst);
+        false
+    };
+    let features = {
+        let guard = guard.clone();
+        move |headers: axum::http::HeaderMap| async move {
+            if guard(headers) { StatusCode::OK } else { StatusCode::UNAUTHORIZED }
+        }
+    };
+    let listed = move |headers: axum::http::HeaderMap| async move {
+        match guard(headers) {
+            true => (StatusCode::OK, Json(json!({"repositories": []}))),
+            false => (StatusCode::UNAUTHORIZED, Json(json!({}))),
+        }
+    };
+    let mut router = Router::new()
+        .route("/api/v0/meta/features", get(move |h| async { (features(h).await, Json(json!({}))) }))
+        .route("/api/v0/repositories", get(listed));
+    if is_registry {
+        router = router.route("/v2/", get(|| async { StatusCode::UNAUTHORIZED }));
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (address, others)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_token_in_place_of_a_password() {
+    let ask = |address: SocketAddr, arguments: &[&str], environment: &[(&str, &str)]| {
+        let mut command = dtr(arguments);
+        command.env("UCP_URL", format!("http://{address}")).envs(environment.iter().copied());
+        command.output().expect("the program runs")
+    };
+    let in_place = [("UCP_USERNAME", "admin"), ("UCP_PASSWORD", TOKEN)];
+    let (registry, others) = with_tokens(TOKEN, true).await;
+    for environment in [&[("UCP_TOKEN", TOKEN)][..], &in_place] {
+        let list = ask(registry, &["repo", "list"], environment);
+        assert!(list.status.success(), "{}", said(&list));
+        // Accounts are managed with a password, and nothing is asked before that is said.
+        let users = ask(registry, &["user", "list"], environment);
+        refused(&users, 2, &["an access token is not enough", "UCP_PASSWORD"]);
+    }
+    assert_eq!(others.load(Ordering::SeqCst), 0);
+    // It is never said to what is no registry.
+    let (ucp, others) = with_tokens("another", false).await;
+    for environment in [&[("UCP_TOKEN", TOKEN)][..], &in_place] {
+        let list = ask(ucp, &["repo", "list"], environment);
+        refused(&list, 1, &["is no registry", "--ucp-url"]);
+        assert!(!said(&list).contains(TOKEN));
+    }
+    assert_eq!(others.load(Ordering::SeqCst), 0, "the token stays here");
 }
