@@ -353,7 +353,10 @@ async fn with_tokens(token: &'static str, is_registry: bool) -> (SocketAddr, Arc
         }
     };
     let mut router = Router::new()
-        .route("/api/v0/meta/features", get(move |h| async { (features(h).await, Json(json!({}))) }))
+        .route(
+            "/api/v0/meta/features",
+            get(move |h| async { (features(h).await, Json(json!({}))) }),
+        )
         .route("/api/v0/repositories", get(listed));
     if is_registry {
         router = router.route("/v2/", get(|| async { StatusCode::UNAUTHORIZED }));
