@@ -103,14 +103,26 @@ impl<'t> Group<'t> {
     }
 
     fn holds(&self, condition: &Condition) -> Result<bool, Fault> {
-        let found = self.current.get(&condition.key()[..])?;
+        let found = |key: &Bytes| self.current.get(&key[..]);
         Ok(match condition {
-            Condition::Absent(_) => found.is_none(),
-            Condition::Present(_) => found.is_some(),
-            Condition::ModifiedAt(_, at) => match found {
+            Condition::Absent(key) => found(key)?.is_none(),
+            Condition::Present(key) => found(key)?.is_some(),
+            Condition::ModifiedAt(key, at) => match found(key)? {
                 Some(record) => Header::read(record.value())?.modified == at.0,
                 None => false,
             },
+            Condition::NonePutSince(prefix, at) => {
+                for item in self.current.range(&prefix[..]..)? {
+                    let (key, record) = item?;
+                    if !key.value().starts_with(prefix) {
+                        break;
+                    }
+                    if Header::read(record.value())?.modified > at.0 {
+                        return Ok(false);
+                    }
+                }
+                true
+            }
         })
     }
 

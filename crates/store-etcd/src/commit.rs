@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use dtr_store::{Condition, Limits, Outcome, StoreError, Transaction, Write};
+use dtr_store::{Condition, Limits, Outcome, StoreError, Transaction, Write, prefix_end};
 use dtr_types::Revision;
 use prost::Message as _;
 use tokio::time::Instant;
@@ -332,7 +332,7 @@ impl EtcdStore {
 
     /// The conditions as they are at the latest revision; the answer to a transaction without writes.
     async fn evaluate(&self, conditions: &[Condition]) -> Result<Outcome, StoreError> {
-        let mut success: Vec<_> = conditions.iter().map(|c| self.look(c.key())).collect();
+        let mut success: Vec<_> = conditions.iter().map(|c| self.look_at(c)).collect();
         if success.is_empty() {
             // Without anything to read, etcd would answer without asking the others for the latest revision.
             success.push(self.look(b"\0"));
@@ -351,6 +351,26 @@ impl EtcdStore {
         let key = self.keys.outside(key);
         let range = RangeRequest { key, limit: 1, keys_only: true, ..RangeRequest::default() };
         Request::Range(range).into()
+    }
+
+    /// Reads what a condition is about: a key, or one of those that must not be.
+    pub(crate) fn look_at(&self, condition: &Condition) -> RequestOp {
+        let Condition::NonePutSince(prefix, at) = condition else {
+            return self.look(condition.key());
+        };
+        let key = self.keys.outside(prefix);
+        let range_end = prefix_end(&key);
+        let min_mod_revision = i64::try_from(at.0).unwrap_or(i64::MAX).saturating_add(1);
+        let (limit, keys_only) = (1, true);
+        let newer = RangeRequest {
+            key,
+            range_end,
+            limit,
+            keys_only,
+            min_mod_revision,
+            ..RangeRequest::default()
+        };
+        Request::Range(newer).into()
     }
 
     fn request(
@@ -381,7 +401,7 @@ impl EtcdStore {
         // Which condition failed is to be read in the same transaction. If there is only one, it is that.
         let mut failure = vec![slot.read()];
         if transaction.conditions.len() > 1 {
-            failure.extend(transaction.conditions.iter().map(|c| self.look(c.key())));
+            failure.extend(transaction.conditions.iter().map(|c| self.look_at(c)));
         }
         let mut request = TxnRequest { compare, success, failure };
         let limit = self.request_bytes_max - ENVELOPE_BYTES;
@@ -405,8 +425,17 @@ impl EtcdStore {
                 // Nothing was put there; to etcd, what is absent was modified at 0. No version is below that.
                 _ => (LESS, TARGET_VERSION, Target::Version(0)),
             },
+            // Of a range, each key is compared; of one without keys, a key that was modified at 0.
+            Condition::NonePutSince(_, at) => {
+                let next = i64::try_from(at.0).unwrap_or(i64::MAX).saturating_add(1);
+                (LESS, TARGET_MODIFIED, Target::Modified(next))
+            }
         };
-        Compare { result, target, key, value: Some(value) }
+        let range_end = match condition {
+            Condition::NonePutSince(..) => prefix_end(&key),
+            _ => Bytes::new(),
+        };
+        Compare { result, target, key, value: Some(value), range_end }
     }
 
     pub(crate) fn write(&self, write: &Write) -> RequestOp {
@@ -494,7 +523,7 @@ pub(crate) fn first_failing(conditions: &[Condition], read: &[wire::ResponseOp])
             _ => None,
         };
         !match condition {
-            Condition::Absent(_) => found.is_none(),
+            Condition::Absent(_) | Condition::NonePutSince(..) => found.is_none(),
             Condition::Present(_) => found.is_some(),
             Condition::ModifiedAt(_, at) => {
                 found.is_some_and(|kv| u64::try_from(kv.mod_revision) == Ok(at.0))

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dtr_store::{At, Outcome, StoreError, Transaction, Write};
+use dtr_store::{At, Condition, Outcome, StoreError, Transaction, Write};
 use dtr_types::Revision;
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
@@ -54,10 +54,13 @@ struct Queue {
 pub(crate) struct Groups(Mutex<Queue>);
 
 /// Whether a transaction may go with others. One with a lease may not: if that has ended, etcd refuses the whole. One that
-/// only deletes may not: it must make no revision when there is nothing to delete.
+/// only deletes may not: it must make no revision when there is nothing to delete. One that looks at a whole list may not:
+/// it is looked for equal keys alone.
 fn is_sociable(transaction: &Transaction) -> bool {
     let leased = |write: &Write| matches!(write, Write::Put { lease: Some(_), .. });
+    let of_list = |condition: &Condition| matches!(condition, Condition::NonePutSince(..));
     first_put(transaction).is_some()
+        && !transaction.conditions.iter().any(of_list)
         && !transaction.writes.iter().any(leased)
         && bytes(transaction) <= BYTES_MAX
 }
@@ -377,5 +380,7 @@ mod tests {
         assert!(!is_sociable(&Transaction::new().put("a", vec![0; BYTES_MAX])));
         let leased = Transaction::new().put_leased("a", "", dtr_store::LeaseId(1));
         assert!(!is_sociable(&leased));
+        let of_list = Transaction::new().if_none_put_since("a/", Revision::ZERO).put("a/b", "");
+        assert!(!is_sociable(&of_list));
     }
 }

@@ -60,6 +60,7 @@ impl Slot {
             target: TARGET_MODIFIED,
             key: self.key.clone(),
             value: Some(Target::Modified(self.modified)),
+            range_end: Bytes::new(),
         }
     }
 

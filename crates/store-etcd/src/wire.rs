@@ -94,6 +94,8 @@ pub(crate) struct RangeRequest {
     pub(crate) keys_only: bool,
     #[prost(bool, tag = "9")]
     pub(crate) count_only: bool,
+    #[prost(int64, tag = "10")]
+    pub(crate) min_mod_revision: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -190,6 +192,8 @@ pub(crate) struct Compare {
     pub(crate) key: Bytes,
     #[prost(oneof = "Target", tags = "4, 5, 6")]
     pub(crate) value: Option<Target>,
+    #[prost(bytes = "bytes", tag = "64")]
+    pub(crate) range_end: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -14,13 +14,25 @@ pub enum Condition {
     Present(Bytes),
     /// The key was last put at this revision, and is there.
     ModifiedAt(Bytes, Revision),
+    /// No key that begins with this was put after this revision. What was deleted since does not count; at
+    /// [`Revision::ZERO`] it says that there is none.
+    NonePutSince(Bytes, Revision),
 }
 
 impl Condition {
-    /// The key it is about.
+    /// The key it is about, or what the keys that it is about begin with.
     pub fn key(&self) -> &Bytes {
         match self {
-            Self::Absent(key) | Self::Present(key) | Self::ModifiedAt(key, _) => key,
+            Self::Absent(key) | Self::Present(key) => key,
+            Self::ModifiedAt(key, _) | Self::NonePutSince(key, _) => key,
+        }
+    }
+
+    /// Whether it is about this key.
+    pub fn reads(&self, key: &[u8]) -> bool {
+        match self {
+            Self::NonePutSince(prefix, _) => key.starts_with(prefix),
+            _ => self.key() == key,
         }
     }
 }
@@ -83,6 +95,14 @@ impl Transaction {
     #[must_use]
     pub fn if_modified_at(mut self, key: impl Into<Bytes>, revision: Revision) -> Self {
         self.conditions.push(Condition::ModifiedAt(key.into(), revision));
+        self
+    }
+
+    /// Demands that no key that begins with `prefix` was put after `revision`: that a list which was read then has nothing
+    /// new in it. Costs a look at each of them.
+    #[must_use]
+    pub fn if_none_put_since(mut self, prefix: impl Into<Bytes>, revision: Revision) -> Self {
+        self.conditions.push(Condition::NonePutSince(prefix.into(), revision));
         self
     }
 

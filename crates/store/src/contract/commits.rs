@@ -83,6 +83,50 @@ pub async fn every_condition_means_what_it_says(h: &Harness) {
     assert!(!holds(t().if_present("k")).await);
 }
 
+/// A list that was read has nothing new in it: told for each change that there can be, within the bounds of the prefix.
+pub async fn what_is_put_into_a_list_is_noticed(h: &Harness) {
+    let holds = async |at: Revision| {
+        let t = Transaction::new().if_present("other").if_none_put_since("l/", at);
+        let alone = h.store.commit(t.clone()).await.expect("an answer");
+        let noted = h.store.commit(t.put("noted", "")).await.expect("an answer");
+        if let Outcome::Conflict { condition, .. } = noted {
+            assert_eq!(condition, 1);
+        }
+        assert_eq!(alone.committed().is_some(), noted.committed().is_some());
+        noted.committed().is_some()
+    };
+    for beside in ["other", "l", "l.", "l0", "k/a"] {
+        h.put(beside, "").await;
+    }
+    assert!(holds(Revision::ZERO).await, "an empty list");
+    let first = h.put("l/b", "").await;
+    assert!(!holds(Revision::ZERO).await && holds(first).await);
+    let second = h.put("l/c", "").await;
+    assert!(!holds(first).await && holds(second).await);
+    h.put("l0", "").await;
+    assert!(holds(second).await);
+    let again = h.put("l/b", "").await;
+    assert!(!holds(second).await && holds(again).await, "put again is put");
+    h.delete("l/b").await;
+    assert!(holds(second).await && !holds(first).await, "what has gone does not count");
+    h.delete("l/c").await;
+    assert!(holds(Revision::ZERO).await);
+    let alone = Transaction::new().if_none_put_since("other", Revision::ZERO).put("x", "");
+    let refused = h.store.commit(alone).await.expect("an answer");
+    assert!(matches!(refused, Outcome::Conflict { condition: 0, .. }), "the prefix itself is one");
+}
+
+/// Of those who look at a list and enter themselves at once, one is the first.
+pub async fn only_one_enters_an_empty_list(h: &Harness) {
+    let entries = (0..16).map(|n| {
+        let t = Transaction::new().if_none_put_since("l/", Revision::ZERO);
+        h.store.commit(t.put(format!("l/{n}"), ""))
+    });
+    let outcomes = futures_util::future::join_all(entries).await;
+    let entered = outcomes.into_iter().filter_map(|o| o.expect("an answer").committed());
+    assert_eq!(entered.count(), 1);
+}
+
 /// Conditions alone are answered with the latest revision and change nothing.
 pub async fn without_writes_nothing_is_committed(h: &Harness) {
     let latest = h.put("k", "1").await;

@@ -108,7 +108,8 @@ macro_rules! store_contract {
             // commits
             each_commit_gets_the_next_revision a_commit_is_all_or_nothing
             the_first_failing_condition_is_named conditions_see_the_state_before_the_writes
-            every_condition_means_what_it_says without_writes_nothing_is_committed
+            every_condition_means_what_it_says what_is_put_into_a_list_is_noticed
+            only_one_enters_an_empty_list without_writes_nothing_is_committed
             deleting_nothing_changes_nothing a_key_is_written_once limits_are_refused_not_cut
             limits_themselves_are_accepted binary_keys_and_values_survive
             an_empty_value_is_a_value a_counter_loses_no_increment only_one_creator_wins

@@ -90,7 +90,7 @@ pub async fn run(rig: &mut dyn Rig, seed: u64, steps: usize) {
 fn meets(a: &Transaction, b: &Transaction) -> bool {
     let writes = |t: &Transaction, key: &Bytes| t.writes.iter().any(|write| write.key() == key);
     let touches = |t: &Transaction, key: &Bytes| {
-        writes(t, key) || t.conditions.iter().any(|condition| condition.key() == key)
+        writes(t, key) || t.conditions.iter().any(|condition| condition.reads(key))
     };
     a.writes.iter().any(|write| touches(b, write.key()))
         || b.writes.iter().any(|write| touches(a, write.key()))
@@ -164,11 +164,14 @@ impl Trial {
         for _ in 0..self.dice.below(3) {
             let key = self.dice.key();
             let known = self.model.state(self.model.revision()).get(&key).map(|kv| kv.modified);
-            t = match (self.dice.below(4), known) {
+            let before = Revision(self.dice.below(self.model.revision().0 + 1));
+            t = match (self.dice.below(5), known) {
                 (0, _) => t.if_absent(key),
                 (1, _) => t.if_present(key),
                 (2, Some(modified)) => t.if_modified_at(key, modified),
-                _ => t.if_modified_at(key, Revision(self.dice.below(self.model.revision().0 + 1))),
+                (3, Some(modified)) => t.if_none_put_since(key, modified),
+                (3, None) => t.if_none_put_since(key, before),
+                _ => t.if_modified_at(key, before),
             };
         }
         for _ in 0..self.dice.below(5) {

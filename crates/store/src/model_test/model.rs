@@ -95,6 +95,10 @@ impl Model {
             Condition::Absent(key) => !state.contains_key(key),
             Condition::Present(key) => state.contains_key(key),
             Condition::ModifiedAt(key, at) => state.get(key).is_some_and(|kv| kv.modified == *at),
+            Condition::NonePutSince(prefix, at) => state
+                .range(prefix.clone()..)
+                .take_while(|(key, _)| key.starts_with(prefix))
+                .all(|(_, kv)| kv.modified <= *at),
         }
     }
 
