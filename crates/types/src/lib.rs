@@ -9,9 +9,11 @@ mod ids;
 mod manifest;
 mod mark;
 mod name;
+mod pem;
 mod random;
 mod revision;
 mod secret;
+mod spelling;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
@@ -24,6 +26,7 @@ pub use manifest::{
 };
 pub use mark::{NotOurs, StorageMark};
 pub use name::{AccountName, NameError, RepositoryName, Tag, TeamName};
+pub use pem::why_no_pem;
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use revision::Revision;
 pub use secret::Secret;

@@ -4,14 +4,19 @@
 //! Sources: OCI image-spec 1.1 (manifest, image-index, descriptor), Docker image manifest V2 schema 2. The check that
 //! a document is not both an image and an index is CVE-2021-41190.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    fmt,
+    marker::PhantomData,
+};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::{Digest, DigestError};
+use crate::{Digest, DigestError, spelling};
 
 /// The largest manifest that is accepted: 4 MiB, as the specification demands at least.
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -120,6 +125,16 @@ pub enum ManifestError {
     /// Both an image and an index: clients could disagree about what they run.
     #[error("the manifest has both the fields of an image and of an index")]
     Ambiguous,
+    /// A key that other readers take for a known one.
+    #[error(
+        "the key \"{key}\" differs from \"{known}\" by upper and lower case alone, and clients disagree about what it means; write \"{known}\" or leave it out"
+    )]
+    Spelling {
+        /// The key.
+        key: String,
+        /// What it is taken for.
+        known: &'static str,
+    },
     /// A descriptor with a digest that cannot be.
     #[error("{place}: {source}")]
     Digest {
@@ -153,7 +168,8 @@ pub struct Descriptor {
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
-    /// Whether it may be absent from the registry: it has `urls`, or its type is not distributable.
+    /// Whether it may be absent from the registry: it has an address (`urls`, http or https), or its type is not
+    /// distributable. Where it is there, it belongs to the image like everything else.
     pub foreign: bool,
     /// The platform of an index entry: operating system and architecture.
     pub platform: Option<(String, String)>,
@@ -251,11 +267,21 @@ struct Platform {
 }
 
 impl Manifest {
-    /// Reads a manifest. `content_type` is the request's header, if it had one.
+    /// Reads a manifest that is pushed. `content_type` is the request's header, if it had one.
     ///
     /// # Errors
     /// Each rule that the document breaks has its own [`ManifestError`].
     pub fn parse(content_type: Option<&str>, bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest = Self::stored(content_type, bytes)?;
+        spelling::check(bytes)?;
+        Ok(manifest)
+    }
+
+    /// Reads a manifest that was accepted before, perhaps by a version with fewer rules.
+    ///
+    /// # Errors
+    /// [`ManifestError`] when it cannot be understood.
+    pub fn stored(content_type: Option<&str>, bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(ManifestError::TooLarge(bytes.len()));
         }
@@ -306,25 +332,35 @@ impl Manifest {
 
     /// The blobs it needs: configuration and layers, without those that may be absent; each digest once, in order.
     pub fn blobs(&self) -> Vec<&Descriptor> {
-        let mut seen = std::collections::HashSet::new();
+        self.of_image(|d| !d.foreign)
+    }
+
+    /// The configuration and layers that may be absent; each digest once, in order.
+    pub fn optional_blobs(&self) -> Vec<&Descriptor> {
+        let needed: HashSet<_> = self.blobs().iter().map(|d| d.digest).collect();
+        self.of_image(|d| !needed.contains(&d.digest))
+    }
+
+    fn of_image(&self, wanted: impl Fn(&Descriptor) -> bool) -> Vec<&Descriptor> {
+        let mut seen = HashSet::new();
         match &self.kind {
             ManifestKind::Image { config, layers } => std::iter::once(config)
                 .chain(layers)
-                .filter(|d| !d.foreign && seen.insert(d.digest))
+                .filter(|d| wanted(d) && seen.insert(d.digest))
                 .collect(),
             ManifestKind::Index { .. } => Vec::new(),
         }
     }
 
-    /// The entries of an index, each digest once, in order; empty for an image.
+    /// The entries of an index, each digest once, in order; empty for an image. One that stands there several times may
+    /// be absent only if all of them say so.
     pub fn children(&self) -> Vec<&Descriptor> {
-        let mut seen = std::collections::HashSet::new();
-        match &self.kind {
-            ManifestKind::Index { manifests } => {
-                manifests.iter().filter(|d| !d.foreign && seen.insert(d.digest)).collect()
-            }
-            ManifestKind::Image { .. } => Vec::new(),
-        }
+        let ManifestKind::Index { manifests } = &self.kind else { return Vec::new() };
+        let mut seen = HashSet::new();
+        let needed: HashSet<_> =
+            manifests.iter().filter(|d| !d.foreign).map(|d| d.digest).collect();
+        let counts = |d: &&Descriptor| !d.foreign || !needed.contains(&d.digest);
+        manifests.iter().filter(counts).filter(|d| seen.insert(d.digest)).collect()
     }
 
     /// Sizes of configuration and layers (or of the listed manifests) added up, in bytes.
@@ -385,7 +421,7 @@ impl Entry<'_> {
                 return Err(ManifestError::Data { place });
             }
         }
-        let foreign = self.urls.as_ref().is_some_and(|u| !u.is_empty())
+        let foreign = self.urls.iter().flatten().any(|url| is_address(url))
             || self.media_type.contains(".nondistributable.")
             || self.media_type.contains(".foreign.");
         Ok(Descriptor {
@@ -399,6 +435,14 @@ impl Entry<'_> {
                 .map(|Object(p)| (p.os.clone(), p.architecture.clone())),
         })
     }
+}
+
+/// Whether a client could fetch content from there: `http` or `https`, and a host.
+fn is_address(url: &str) -> bool {
+    let rest = url.split_once("://").filter(|(scheme, _)| {
+        scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http")
+    });
+    rest.is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_alphanumeric() || c == '['))
 }
 
 #[cfg(test)]
@@ -443,6 +487,35 @@ mod tests {
     fn embedded_data_must_match() {
         let wrong = image("").replace("e30=", "e31=");
         assert!(matches!(Manifest::parse(None, wrong.as_bytes()), Err(ManifestError::Data { .. })));
+    }
+
+    #[test]
+    fn only_what_has_an_address_may_be_absent() {
+        let of = |fields: &str| {
+            let digest = Digest::of(b"layer");
+            let layer = format!(r#"{{"mediaType":"a/b","digest":"{digest}","size":5{fields}}}"#);
+            let text = image("").replace(r#""layers":[]"#, &format!(r#""layers":[{layer}]"#));
+            let manifest = Manifest::parse(None, text.as_bytes()).expect("valid");
+            (manifest.blobs().len() - 1, manifest.optional_blobs().len())
+        };
+        for none in ["", r#","urls":null"#, r#","urls":[]"#, r#","urls":[""]"#] {
+            assert_eq!(of(none), (1, 0), "{none}");
+        }
+        for odd in ["ftp://a/b", "file:///a", "https://", "http:///b", "a/b", "javascript:x"] {
+            assert_eq!(of(&format!(r#","urls":["{odd}"]"#)), (1, 0), "{odd}");
+        }
+        for good in ["https://a/b", "http://a:1/b", "HTTPS://A", "https://[::1]/b"] {
+            assert_eq!(of(&format!(r#","urls":["","{good}"]"#)), (0, 1), "{good}");
+        }
+        let twice = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{{"mediaType":"a/b","digest":"{}","size":1,"urls":["https://a"]}},{{"mediaType":"a/b","digest":"{}","size":1}}]}}"#,
+            media_types::OCI_INDEX,
+            Digest::of(b"x"),
+            Digest::of(b"x"),
+        );
+        let index = Manifest::parse(None, twice.as_bytes()).expect("valid");
+        let children = index.children();
+        assert!(children.len() == 1 && !children[0].foreign);
     }
 
     #[test]

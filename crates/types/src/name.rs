@@ -138,6 +138,11 @@ impl RepositoryName {
         AccountName(self.0.split('/').next().unwrap_or_default().to_owned())
     }
 
+    /// Whether the distribution specification allows a name, be it one that no repository here can have.
+    pub fn is_well_formed(text: &str) -> bool {
+        text.split('/').all(component)
+    }
+
     /// Everything after the namespace.
     pub fn name(&self) -> &str {
         self.0.split_once('/').map_or("", |(_, name)| name)
@@ -208,6 +213,12 @@ mod tests {
             "a/../b", "a/b c", "a/é", &long,
         ] {
             assert!(bad.parse::<RepositoryName>().is_err(), "{bad}");
+        }
+        for well_formed in ["a", "web", "a/b", &long] {
+            assert!(RepositoryName::is_well_formed(well_formed), "{well_formed}");
+        }
+        for not in ["", "/", "A", "a//b", "a/../b", "a/"] {
+            assert!(!RepositoryName::is_well_formed(not), "{not}");
         }
         let name: RepositoryName = "team/web/front".parse().expect("valid");
         assert_eq!(name.namespace().as_str(), "team");
