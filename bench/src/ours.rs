@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use axum::{Router, extract::Query, http::StatusCode, routing::get};
 use dtr_blobs::{FileStorage, SharedBlobs, body};
 use dtr_catalog::{
-    Catalog, Loader,
+    Catalog, Loader, RestoredContent,
     records::{
         BlobRecord, ClusterRecord, DATA_FORMAT, IdentitySource, ManifestRecord, Repository,
         TagRecord, Visibility,
@@ -131,7 +131,8 @@ pub async fn fill(dir: &Path, manifests: u32, tags: u32) -> Result<()> {
         let (blob, size) = layers[number as usize % layers.len()];
         let (record, text) = manifest(&repository, blob, size, number, now)?;
         let parsed = Manifest::parse(None, text.as_bytes())?;
-        loader.put_manifest(&record, None, &parsed, text.as_bytes(), &[blob], &[]).await?;
+        let content = RestoredContent { linked: vec![blob], ..RestoredContent::default() };
+        loader.put_manifest(&record, None, &parsed, text.as_bytes(), &content).await?;
         named.push((record.digest, record.media_type));
     }
     for number in 0..tags {
@@ -194,6 +195,7 @@ fn manifest(
         subject: None,
         os: Some("linux".to_owned()),
         architecture: Some("amd64".to_owned()),
+        may_be_absent: Vec::new(),
         author: "bench".to_owned(),
         pushed_at: now,
     };

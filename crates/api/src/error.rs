@@ -88,7 +88,9 @@ impl From<CatalogError> for ApiError {
         match error {
             CatalogError::Exists { .. } => Self::new(StatusCode::CONFLICT, "EXISTS", message),
             CatalogError::Missing { .. } => Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message),
-            CatalogError::BlobInUse(_) => Self::new(StatusCode::CONFLICT, "IN_USE", message),
+            CatalogError::BlobInUse(_) | CatalogError::Listed { .. } => {
+                Self::new(StatusCode::CONFLICT, "IN_USE", message)
+            }
             CatalogError::Contention(_) | CatalogError::Condemned(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
             }

@@ -45,11 +45,11 @@ pub(crate) struct ManifestView {
     /// Architecture.
     #[serde(skip_serializing_if = "Option::is_none")]
     architecture: Option<String>,
-    /// Who pushed it last.
+    /// Who pushed it first.
     author: String,
     /// What it refers to, added up, in bytes.
     size: u64,
-    /// When it was last pushed.
+    /// When it was first pushed.
     created_at: String,
 }
 
@@ -98,12 +98,14 @@ pub(crate) async fn list(
     Ok((headers, Json(found.into_iter().map(manifest_view).collect())))
 }
 
-/// Delete a manifest and all tags that name it; by a tag, only the tag
+/// Delete a manifest and all tags that name it; by a tag, only the tag. What an index lists is refused: delete the index
+/// first
 #[utoipa::path(
     delete, path = "/api/v0/repositories/{namespace}/{reponame}/manifests/{reference}", tag = "manifests",
     params(("namespace" = String, Path), ("reponame" = String, Path), ("reference" = String, Path)),
     responses((status = 204), (status = 400, body = crate::error::Errors),
-        (status = 403, body = crate::error::Errors), (status = 404, body = crate::error::Errors)),
+        (status = 403, body = crate::error::Errors), (status = 404, body = crate::error::Errors),
+        (status = 409, body = crate::error::Errors)),
     security(("basic" = []), ("bearer" = []))
 )]
 pub(crate) async fn delete(

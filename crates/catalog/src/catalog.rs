@@ -152,6 +152,14 @@ impl Catalog {
 
     /// What follows `prefix` in every key that begins with it. For lists that are small by nature.
     pub async fn all_names(&self, prefix: &[u8]) -> Result<Vec<String>, CatalogError> {
+        Ok(self.all_names_at(prefix).await?.0)
+    }
+
+    /// [`Self::all_names`], and the revision at which it was read.
+    pub(crate) async fn all_names_at(
+        &self,
+        prefix: &[u8],
+    ) -> Result<(Vec<String>, Revision), CatalogError> {
         let mut names: Vec<String> = Vec::new();
         let mut at = At::Latest;
         loop {
@@ -159,7 +167,7 @@ impl Catalog {
             at = At::Revision(page.revision);
             names.extend(page.items);
             if !page.more {
-                return Ok(names);
+                return Ok((names, page.revision));
             }
         }
     }

@@ -56,8 +56,11 @@ impl Catalog {
     /// Whether a manifest needs the blob: one that is there, one that is being pushed, or one that is being deleted. Each
     /// reference that goes makes its blob a candidate in the same transaction, so a blob that is needed now may leave
     /// the list.
+    ///
+    /// A mention counts where the blob is linked. When the links have gone under a marker, none can come, and a manifest that
+    /// was pushed before they went has a reference: see `needs`.
     pub async fn is_referenced(&self, digest: &Digest) -> Result<bool, CatalogError> {
-        self.any(&keys::references(digest)).await
+        Ok(self.any(&keys::references(digest)).await? || self.is_mentioned(digest).await?)
     }
 
     async fn referring_repositories(

@@ -64,6 +64,19 @@ pub enum CatalogError {
     /// A blob that is deleted is needed by manifests of the repository.
     #[error("blob {0} is used by a manifest of the repository")]
     BlobInUse(Digest),
+    /// A manifest that is deleted is listed by an index of the repository.
+    #[error(
+        "manifest {manifest} is part of the index {index}{}; delete that index first, or only the tags of this manifest",
+        tag.as_ref().map(|tag| format!(" (tag {tag})")).unwrap_or_default()
+    )]
+    Listed {
+        /// The manifest that was to be deleted.
+        manifest: Digest,
+        /// The index that lists it; one with a tag, if there is one.
+        index: Digest,
+        /// A tag of that index.
+        tag: Option<Tag>,
+    },
     /// The manifest refers to more content than a transaction can hold, even in stages.
     #[error("{what}: {count} is more than the {limit} that can be handled")]
     TooMany {

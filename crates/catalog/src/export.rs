@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::{
     Catalog, CatalogError, Kind, body, codec, keys,
+    needs::WRITTEN_AHEAD,
     records::{DeletedManifest, DeletedRepository},
 };
 
@@ -64,10 +65,13 @@ pub struct ManifestLine {
     json: Bytes,
     size: u64,
     packed: Vec<Bytes>,
+    /// What it names that may be absent, and that its repository has.
+    present: Vec<Digest>,
 }
 
 impl ManifestLine {
-    /// The record with the manifest itself as a last field: `body`, or `bodyHex` should it not be UTF-8.
+    /// The record with the manifest itself as a last field: `body`, or `bodyHex` should it not be UTF-8. After it stands
+    /// `present`, if there is anything that may be absent and is there.
     ///
     /// # Errors
     /// When the stored bytes cannot be unpacked.
@@ -108,6 +112,10 @@ impl ManifestLine {
                 }
                 line.push(b'"');
             }
+        }
+        if !self.present.is_empty() {
+            line.extend_from_slice(b",\"present\":");
+            serde_json::to_writer(&mut *line, &self.present).map_err(failed)?;
         }
         line.push(b'}');
         Ok(())
@@ -209,9 +217,12 @@ impl Export {
 
     async fn manifests(&self, cursor: &mut Cursor) -> Result<Vec<ManifestLine>, CatalogError> {
         #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
         struct Sizes {
             size: u64,
             parts: u32,
+            #[serde(default)]
+            may_be_absent: Vec<Digest>,
         }
         let kind = Kind::Manifest;
         // Records in large pages, their bytes in small ones: etcd 3.4 looks at each key from the beginning of a page to the
@@ -236,7 +247,11 @@ impl Export {
             let kv = cursor.ahead.pop_front();
             if !gone {
                 bytes += sizes.size;
-                lines.push(ManifestLine { json, size: sizes.size, packed: Vec::new() });
+                let present = match &kv {
+                    Some(kv) => self.present(&kv.key, sizes.may_be_absent).await?,
+                    None => Vec::new(),
+                };
+                lines.push(ManifestLine { json, size: sizes.size, packed: Vec::new(), present });
                 parts.push(sizes.parts);
                 items.extend(kv);
             }
@@ -288,13 +303,63 @@ impl Export {
         Ok(lines)
     }
 
+    /// Those of the blobs that a manifest's repository has.
+    async fn present(&self, key: &[u8], of: Vec<Digest>) -> Result<Vec<Digest>, CatalogError> {
+        let name = std::str::from_utf8(&key[Kind::Manifest.prefix().len()..]).unwrap_or_default();
+        let repository = name.split('/').next().and_then(|id| id.parse().ok());
+        let Some(repository) = repository else { return Ok(Vec::new()) };
+        let mut present = Vec::new();
+        for blob in of {
+            if self.is_linked(&repository, &blob).await?
+                && self.has(keys::blob(&blob).bytes()).await?
+            {
+                present.push(blob);
+            }
+        }
+        Ok(present)
+    }
+
+    async fn is_linked(&self, id: &RepositoryId, blob: &Digest) -> Result<bool, CatalogError> {
+        self.has(&keys::link(id, blob)).await
+    }
+
+    async fn has(&self, key: &[u8]) -> Result<bool, CatalogError> {
+        Ok(self.catalog.store().get(key, At::Revision(self.at)).await?.is_some())
+    }
+
+    /// Whether a manifest that exists names the blob as content that may be absent, in a repository that links it.
+    async fn is_mentioned(&self, digest: &str) -> Result<bool, CatalogError> {
+        let Ok(digest) = digest.parse::<Digest>() else { return Ok(false) };
+        let (prefix, at) = (keys::mentions(&digest), At::Revision(self.at));
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.catalog.names(&prefix, after.as_deref(), 0, at).await?;
+            for by in &page.items {
+                let id = by.split('/').next().and_then(|id| id.parse().ok());
+                let Some(id) = id else { continue };
+                // Written ahead, perhaps: what counts is that the manifest is there.
+                if self.is_linked(&id, &digest).await?
+                    && self.is_in_force(by, WRITTEN_AHEAD).await?
+                {
+                    return Ok(true);
+                }
+            }
+            after = page.items.last().cloned();
+            if !page.more || after.is_none() {
+                return Ok(false);
+            }
+        }
+    }
+
     async fn blobs(&self, cursor: &mut Cursor) -> Result<Vec<Bytes>, CatalogError> {
         let kind = Kind::Blob;
         let items = self.page(kind, cursor, 0).await?;
         let mut lines = Vec::with_capacity(items.len());
         for kv in &items {
             let digest = std::str::from_utf8(&kv.key[kind.prefix().len()..]).unwrap_or_default();
-            if self.is_referenced_at(digest, &mut cursor.references).await? {
+            if self.is_referenced_at(digest, &mut cursor.references).await?
+                || self.is_mentioned(digest).await?
+            {
                 lines.push(codec::json(kind, &kv.key, &kv.value)?);
             }
         }

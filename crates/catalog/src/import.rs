@@ -46,6 +46,17 @@ pub enum RestoreStart {
 
 type Load = Pin<Box<dyn Future<Output = (usize, Result<(), StoreError>)> + Send>>;
 
+/// What of a restored manifest's content the archive has.
+#[derive(Clone, Debug, Default)]
+pub struct RestoredContent {
+    /// Blobs that get a reference and a link.
+    pub linked: Vec<Digest>,
+    /// Blobs that it needs and the archive has not: a reference alone.
+    pub lost: Vec<Digest>,
+    /// Content that may be absent, and was.
+    pub mentioned: Vec<Digest>,
+}
+
 /// Puts records into a store that nobody else uses, many at once. In no order, and nothing may be read, before
 /// [`Loader::finish`].
 pub struct Loader {
@@ -118,8 +129,8 @@ impl Loader {
         Ok(())
     }
 
-    /// Puts a manifest with its bytes (`json` as in [`Loader::put`], without them), its place among the referrers of its subject, references and links to `blobs`
-    /// (those of its blobs, and of its children, that are recorded), and references alone to those that are `lost`.
+    /// Puts a manifest with its bytes (`json` as in [`Loader::put`], without them), its place among the referrers of its
+    /// subject, and what follows from its content.
     ///
     /// # Errors
     /// When the store fails, be it at an earlier record.
@@ -129,8 +140,7 @@ impl Loader {
         json: Option<&[u8]>,
         manifest: &Manifest,
         body: &[u8],
-        blobs: &[Digest],
-        lost: &[Digest],
+        content: &RestoredContent,
     ) -> Result<(), CatalogError> {
         let id = &record.repository;
         let parts = pack(body)?;
@@ -160,7 +170,7 @@ impl Loader {
             self.links.clear();
             self.links_of = Some(id.clone());
         }
-        for blob in blobs {
+        for blob in &content.linked {
             self.write_later(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
             // Most manifests of a repository share layers; a link has no value, and is put once.
             if self.links.insert(*blob) {
@@ -168,8 +178,15 @@ impl Loader {
                 self.write_later(keys::blob_link(blob, id), Bytes::new()).await?;
             }
         }
-        for blob in lost {
+        for blob in &content.lost {
             self.write_later(keys::reference(blob, id, &record.digest), Bytes::new()).await?;
+        }
+        for blob in &content.mentioned {
+            self.write_later(keys::mention(blob, id, &record.digest), Bytes::new()).await?;
+        }
+        for child in manifest.children() {
+            let listing = keys::listing(id, &child.digest, &record.digest);
+            self.write_later(listing, Bytes::new()).await?;
         }
         Ok(())
     }

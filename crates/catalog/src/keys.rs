@@ -22,12 +22,14 @@
 //! | `m/` | repository id, digest | [`ManifestRecord`] | `metadata/manifests` |
 //! | `mb/` | repository id, digest, part | the manifest's bytes, compressed, in parts below the store's value limit | with its manifest |
 //! | `mt/` | repository id, digest, tag | tags of a manifest | derived |
+//! | `mi/` | repository id, digest, index digest | an index lists a manifest | derived |
 //! | `sub/` | repository id, subject digest, manifest digest | [`ReferrerRecord`] | derived |
 //! | `b/` | digest | [`BlobRecord`]: a blob that is stored | `metadata/blobs`, if a manifest refers to it |
 //! | `l/` | repository id, digest | a blob that may be read through a repository | derived |
 //! | `bl/` | digest, repository id | the same, by blob | derived |
 //! | `lu/` | repository id, digest | [`UnlinkedBlob`]: readable until it is clear that no manifest needs it | no |
 //! | `ref/` | digest, repository id, manifest digest | a manifest refers to a blob | derived |
+//! | `rf/` | digest, repository id, manifest digest | a manifest names content that may be absent; counts where the blob is linked | derived |
 //! | `gc/` | digest | [`Candidate`]: perhaps garbage | derived |
 //! | `x/` | digest | [`CondemnedRecord`]: being removed right now, or was a moment ago | no |
 //! | `md/` | repository id, digest | [`DeletedManifest`]: references still to be dropped | no |
@@ -321,6 +323,14 @@ pub fn manifest_tag(repository: &RepositoryId, digest: &Digest, tag: &Tag) -> By
 pub fn manifest_tags(repository: &RepositoryId, digest: &Digest) -> Bytes {
     join("mt/", &[repository.as_str(), &digest.to_string(), ""])
 }
+/// A manifest that an index lists.
+pub fn listing(repository: &RepositoryId, manifest: &Digest, index: &Digest) -> Bytes {
+    join("mi/", &[repository.as_str(), &manifest.to_string(), &index.to_string()])
+}
+/// Prefix of the indexes that list a manifest.
+pub fn listings(repository: &RepositoryId, manifest: &Digest) -> Bytes {
+    join("mi/", &[repository.as_str(), &manifest.to_string(), ""])
+}
 /// A referrer of a subject.
 pub fn referrer(
     repository: &RepositoryId,
@@ -366,6 +376,18 @@ pub fn references(blob: &Digest) -> Bytes {
 /// Prefix of the references to a blob from one repository.
 pub fn references_in(blob: &Digest, repository: &RepositoryId) -> Bytes {
     join("ref/", &[&blob.to_string(), repository.as_str(), ""])
+}
+/// A manifest that names content which may be absent.
+pub fn mention(blob: &Digest, repository: &RepositoryId, manifest: &Digest) -> Bytes {
+    join("rf/", &[&blob.to_string(), repository.as_str(), &manifest.to_string()])
+}
+/// Prefix of the manifests that name content which may be absent.
+pub fn mentions(blob: &Digest) -> Bytes {
+    join("rf/", &[&blob.to_string(), ""])
+}
+/// Prefix of those of one repository.
+pub fn mentions_in(blob: &Digest, repository: &RepositoryId) -> Bytes {
+    join("rf/", &[&blob.to_string(), repository.as_str(), ""])
 }
 /// A candidate for collection.
 pub fn candidate(digest: &Digest) -> Key<Candidate> {

@@ -219,7 +219,10 @@ impl Catalog {
                 }
                 return Ok(begun);
             };
-            if self.any(&keys::references_in(digest, repository)).await? {
+            // It is linked, so what names it as content that may be absent has it.
+            if self.any(&keys::references_in(digest, repository)).await?
+                || self.any(&keys::mentions_in(digest, repository)).await?
+            {
                 return Err(CatalogError::BlobInUse(*digest));
             }
             let unlinked =

@@ -8,14 +8,15 @@ use crate::{
     Catalog, CatalogError, TransactionExt as _, Versioned, body,
     catalog::ATTEMPTS_MAX,
     keys,
+    needs::{Hanging, Need},
     records::{
         Event, EventObject, EventType, ManifestRecord, ReferrerRecord, Repository, TagRecord,
     },
     staging::Ahead,
 };
 
-/// Blobs that one manifest may refer to.
-const BLOBS_MAX: usize = 10_000;
+/// Blobs and manifests that one manifest may refer to.
+const NEEDS_MAX: usize = 10_000;
 
 /// A manifest to store, checked as far as that needs no catalog.
 #[derive(Clone, Debug)]
@@ -154,58 +155,77 @@ impl Catalog {
     /// [`CatalogError::BlobMissing`], [`CatalogError::ManifestMissing`], [`CatalogError::TagImmutable`],
     /// [`CatalogError::ReadOnly`], [`CatalogError::Missing`] when the repository has gone.
     pub async fn put_manifest(&self, put: &PutManifest<'_>) -> Result<PutOutcome, CatalogError> {
-        let blobs = self.needed_blobs(put).await?;
-        if blobs.len() > BLOBS_MAX {
-            return Err(CatalogError::TooMany {
-                what: "blobs of the manifest",
-                count: blobs.len(),
-                limit: BLOBS_MAX,
-            });
-        }
         let limits = self.store().limits();
         let parts = body::pack(put.body)?;
         let base = 9 + 6 * put.tags.len();
-        let stage_parts = parts.len() > 1;
-        let stage_blobs = blobs.len() + base > limits.operations_max;
-        let ahead = Ahead {
-            parts: if stage_parts { &parts } else { &[] },
-            blobs: if stage_blobs { &blobs } else { &[] },
-        };
+        let id = &put.repository.id;
+        // Whether all of it is written, also what should be there already.
+        let mut whole = false;
         for _ in 0..ATTEMPTS_MAX {
+            let needs = self.needs(put).await?;
+            if needs.len() > NEEDS_MAX {
+                return Err(CatalogError::TooMany {
+                    what: "blobs and manifests that the manifest refers to",
+                    count: needs.len(),
+                    limit: NEEDS_MAX,
+                });
+            }
+            let record = new_record(put, parts.len(), &needs, self.now());
+            let known = self.get_manifest(id, &put.digest).await?;
+            let is_new =
+                whole || known.as_ref().is_none_or(|known| !says_as_much(&known.value, &record));
+            let stage_parts = is_new && parts.len() > 1;
+            let conditions = if is_new { needs.len() } else { 2 * needs.len() };
+            let alone = conditions + base > limits.operations_max;
+            let stage_needs = is_new && alone;
             let mut staged = None;
-            if stage_parts || stage_blobs {
+            if stage_parts || stage_needs {
+                let ahead = Ahead {
+                    parts: if stage_parts { &parts } else { &[] },
+                    needs: if stage_needs { &needs } else { &[] },
+                };
                 match self.stage_manifest(put, &ahead).await? {
                     Some(mark) => staged = Some(mark),
                     None => continue,
                 }
+            } else if alone {
+                match self.confirm_needs(put, &needs).await? {
+                    None => {}
+                    Some(Failed::Reference) => {
+                        whole = true;
+                        continue;
+                    }
+                    Some(Failed::Need(_)) => continue,
+                }
             }
-            let (mut transaction, outcome) = self.manifest_transaction(put, &parts).await?;
+            let now = record.pushed_at;
+            let stored = Stored { known, record, is_new };
+            let (mut transaction, outcome) = self.manifest_transaction(put, stored, now).await?;
             if let Some(mark) = staged {
-                let key = keys::staged_manifest(&put.repository.id, &put.digest);
+                let key = keys::staged_manifest(id, &put.digest);
                 transaction = transaction.if_modified_at(&key, mark).delete(&key);
             }
-            if !stage_parts {
-                let key = keys::manifest_body(&put.repository.id, &put.digest, 0);
+            if is_new && !stage_parts {
+                let key = keys::manifest_body(id, &put.digest, 0);
                 transaction = transaction.put(key, parts.first().cloned().unwrap_or_default());
             }
-            let first_link = transaction.conditions.len();
-            if !stage_blobs {
-                for digest in &blobs {
-                    transaction =
-                        transaction.if_present(keys::link(&put.repository.id, digest)).put(
-                            keys::reference(digest, &put.repository.id, &put.digest),
-                            Bytes::new(),
-                        );
-                }
+            let first = transaction.conditions.len();
+            let mut met = Vec::new();
+            if !alone {
+                (transaction, met) = with_needs(transaction, put, &needs, is_new);
             }
             match self.commit(transaction).await? {
                 Outcome::Committed(_) => return Ok(outcome),
                 Outcome::Conflict { condition: 0, .. } => return Err(repository_gone(put)),
                 Outcome::Conflict { condition: 1, .. } => {
-                    self.finish_deleted_manifest(&put.repository.id, &put.digest).await?;
+                    self.finish_deleted_manifest(id, &put.digest).await?;
                 }
-                Outcome::Conflict { condition, .. } if condition >= first_link => {
-                    return Err(CatalogError::BlobMissing(blobs[condition - first_link]));
+                Outcome::Conflict { condition, .. } if condition >= first => {
+                    match met.get(condition - first) {
+                        Some(Failed::Need(need)) => need.refusal().map_or(Ok(()), Err)?,
+                        Some(Failed::Reference) => whole = true,
+                        None => {}
+                    }
                 }
                 Outcome::Conflict { .. } => {}
             }
@@ -213,54 +233,65 @@ impl Catalog {
         Err(CatalogError::Contention("manifest"))
     }
 
-    /// The blobs that must be linked: those of an image, and those entries of an index that are blobs, as in the
-    /// indexes that BuildKit makes of its caches.
-    async fn needed_blobs(&self, put: &PutManifest<'_>) -> Result<Vec<Digest>, CatalogError> {
-        let mut blobs: Vec<Digest> = put.manifest.blobs().iter().map(|d| d.digest).collect();
-        for child in put.manifest.children() {
-            let id = &put.repository.id;
-            if self.get_manifest(id, &child.digest).await?.is_some() {
-                continue;
-            }
-            if self.linked_blob(id, &child.digest).await?.is_some() {
-                blobs.push(child.digest);
-            } else if !put.allow_sparse {
-                return Err(CatalogError::ManifestMissing(child.digest));
+    /// Demands all that a manifest refers to, which is stored already and too much for one transaction. Yields what was
+    /// not as it should be, if looking again helps.
+    async fn confirm_needs(
+        &self,
+        put: &PutManifest<'_>,
+        needs: &[Need],
+    ) -> Result<Option<Failed>, CatalogError> {
+        let chunk = (self.store().limits().operations_max / 2).max(1);
+        for needs in needs.chunks(chunk) {
+            let (transaction, met) = with_needs(Transaction::new(), put, needs, false);
+            if let Outcome::Conflict { condition, .. } = self.commit(transaction).await? {
+                return match met[condition] {
+                    Failed::Need(need) => need.refusal().map_or(Ok(Some(met[condition])), Err),
+                    Failed::Reference => Ok(Some(Failed::Reference)),
+                };
             }
         }
-        Ok(blobs)
+        Ok(None)
     }
 
     /// The record, tags, referrer and events. Condition 0 is that the repository is there; condition 1 that no deletion
     /// of this manifest is under way, which would take the references of the new one with it; another one that the
     /// settings are as read.
+    ///
+    /// Of a manifest that is stored already nothing is written but its tags and events, so pushes of different tags do
+    /// not meet: a deletion of the manifest looks at the list of its tags.
     async fn manifest_transaction(
         &self,
         put: &PutManifest<'_>,
-        parts: &[Bytes],
+        stored: Stored,
+        now: Timestamp,
     ) -> Result<(Transaction, PutOutcome), CatalogError> {
         let id = &put.repository.id;
-        let now = self.now();
         let settings = self.get(&keys::settings()).await?;
         if settings.as_ref().is_some_and(|settings| settings.value.read_only_registry) {
             return Err(CatalogError::ReadOnly);
         }
-        let known = self.get_manifest(id, &put.digest).await?;
-        let record = new_record(put, parts.len(), now);
+        let Stored { known, record, is_new } = stored;
         let manifest_key = keys::manifest(id, &put.digest);
         let mut transaction = Transaction::new()
             .if_present(keys::repository(id))
             .if_absent(keys::deleted_manifest(id, &put.digest));
         transaction = match &known {
-            Some(known) => transaction.if_modified_at(&manifest_key, known.modified),
+            Some(known) if is_new => transaction.if_modified_at(&manifest_key, known.modified),
+            Some(_) => transaction.if_present(&manifest_key),
             None => transaction.if_absent(&manifest_key),
         };
         transaction = match &settings {
             Some(settings) => transaction.if_modified_at(keys::settings(), settings.modified),
             None => transaction.if_absent(keys::settings()),
         };
-        transaction = transaction.put_record(&record)?;
-        if let Some(subject) = &put.manifest.subject {
+        let record = match known {
+            Some(known) if !is_new => known.value,
+            _ => {
+                transaction = transaction.put_record(&record)?;
+                record
+            }
+        };
+        if let Some(subject) = put.manifest.subject.as_ref().filter(|_| is_new) {
             transaction = transaction.put_record(&ReferrerRecord {
                 repository: id.clone(),
                 subject: subject.digest,
@@ -350,7 +381,73 @@ pub(crate) fn repository_gone(put: &PutManifest<'_>) -> CatalogError {
     CatalogError::Missing { kind: "repository", name: put.repository.name.to_string() }
 }
 
-fn new_record(put: &PutManifest<'_>, parts: usize, now: Timestamp) -> ManifestRecord {
+/// A manifest as it is stored, and as this push would store it.
+struct Stored {
+    known: Option<Versioned<ManifestRecord>>,
+    record: ManifestRecord,
+    /// Whether the push has something to write about it.
+    is_new: bool,
+}
+
+/// Whether a stored record says all that a push of the same bytes could.
+fn says_as_much(known: &ManifestRecord, new: &ManifestRecord) -> bool {
+    known.media_type == new.media_type
+        && known.may_be_absent == new.may_be_absent
+        && (new.os.is_none() || known.os == new.os)
+        && (new.architecture.is_none() || known.architecture == new.architecture)
+}
+
+/// What a condition of a push was about.
+#[derive(Clone, Copy, Debug)]
+enum Failed {
+    /// Something that the manifest refers to.
+    Need(Need),
+    /// A reference that should be there, since the manifest is.
+    Reference,
+}
+
+/// Adds what a manifest refers to; yields what the conditions that were added are about. What stands as long as the
+/// manifest does is written with it, and looked at by further pushes, which so have nothing to write in common.
+fn with_needs(
+    mut transaction: Transaction,
+    put: &PutManifest<'_>,
+    needs: &[Need],
+    is_new: bool,
+) -> (Transaction, Vec<Failed>) {
+    let id = &put.repository.id;
+    let mut met = Vec::new();
+    for need in needs {
+        if let Some(condition) = need.condition(id) {
+            transaction.conditions.push(condition);
+            met.push(Failed::Need(*need));
+        }
+        let key = need.key(id, &put.digest);
+        if is_new {
+            transaction = transaction.put(key, Bytes::new());
+        } else {
+            transaction = transaction.if_present(key);
+            met.push(Failed::Reference);
+        }
+    }
+    (transaction, met)
+}
+
+fn new_record(
+    put: &PutManifest<'_>,
+    parts: usize,
+    needs: &[Need],
+    now: Timestamp,
+) -> ManifestRecord {
+    let mut may_be_absent: Vec<Digest> = put
+        .manifest
+        .optional_blobs()
+        .into_iter()
+        .chain(put.manifest.children().into_iter().filter(|child| child.foreign))
+        .map(|descriptor| descriptor.digest)
+        .collect();
+    may_be_absent.extend(Hanging::of(needs).mentioned);
+    may_be_absent.sort_unstable();
+    may_be_absent.dedup();
     let config = match &put.manifest.kind {
         ManifestKind::Image { config, .. } => Some(config),
         ManifestKind::Index { .. } => None,
@@ -369,6 +466,7 @@ fn new_record(put: &PutManifest<'_>, parts: usize, now: Timestamp) -> ManifestRe
         subject: put.manifest.subject.as_ref().map(|s| s.digest),
         os,
         architecture,
+        may_be_absent,
         author: put.author.to_owned(),
         pushed_at: now,
     }

@@ -124,7 +124,7 @@ impl Catalog {
                 break;
             }
             for digest in digests.iter().filter_map(|text| text.parse().ok()) {
-                self.delete_manifest(id, &digest, None).await?;
+                self.remove_manifest(id, &digest, None, true).await?;
             }
         }
         self.drop_staged_of(id).await?;

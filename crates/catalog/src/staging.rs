@@ -8,23 +8,21 @@
 
 use bytes::Bytes;
 use dtr_store::{Outcome, Transaction};
-use dtr_types::{Digest, RepositoryId, Revision, Timestamp};
+use dtr_types::{RepositoryId, Revision, Timestamp};
 
 use crate::{
     Catalog, CatalogError, Kind, PutManifest, TransactionExt as _, Versioned, keys,
     manifests::repository_gone,
+    needs::{Hanging, Need, WRITTEN_AHEAD},
     records::{DeletedManifest, StagedManifest},
 };
-
-/// The value of a reference that was written ahead: whether it counts in a backup depends on its manifest.
-const WRITTEN_AHEAD: &[u8] = b"ahead";
 
 /// What is to be written ahead of a manifest.
 pub(crate) struct Ahead<'a> {
     /// Its bytes, if they are several values.
     pub(crate) parts: &'a [Bytes],
-    /// The blobs it refers to, if they are too many for one transaction.
-    pub(crate) blobs: &'a [Digest],
+    /// What it refers to, if that is too much for one transaction.
+    pub(crate) needs: &'a [Need],
 }
 
 impl Catalog {
@@ -46,24 +44,28 @@ impl Catalog {
             }
         }
         let chunk = self.store().limits().operations_max.saturating_sub(1).max(1);
-        for blobs in ahead.blobs.chunks(chunk) {
-            let write =
-                blobs.iter().fold(Transaction::new().if_modified_at(&key, mark), |t, blob| {
-                    t.if_present(keys::link(id, blob)).put(
-                        keys::reference(blob, id, &put.digest),
-                        Bytes::from_static(WRITTEN_AHEAD),
-                    )
-                });
+        for needs in ahead.needs.chunks(chunk) {
+            let mut write = Transaction::new().if_modified_at(&key, mark);
+            for need in needs {
+                let ahead = Bytes::from_static(WRITTEN_AHEAD);
+                write.conditions.extend(need.condition(id));
+                write = write.put(need.key(id, &put.digest), ahead);
+            }
             match self.commit(write).await? {
                 Outcome::Committed(_) => {}
                 Outcome::Conflict { condition: 0, .. } => return Ok(None),
                 Outcome::Conflict { condition, .. } => {
-                    // Nobody will push it with these blobs: what was written is of no use.
+                    // Nobody will push it with these: what was written is of no use.
                     let left = self.get(&key).await?.filter(|left| left.modified == mark);
                     if let Some(left) = left {
                         self.drop_staged_manifest(&left).await?;
                     }
-                    return Err(CatalogError::BlobMissing(blobs[condition - 1]));
+                    let conditioned = |need: &&Need| need.condition(id).is_some();
+                    let failed = needs.iter().filter(conditioned).nth(condition - 1);
+                    return match failed.and_then(|need| need.refusal()) {
+                        Some(refusal) => Err(refusal),
+                        None => Ok(None),
+                    };
                 }
             }
         }
@@ -76,9 +78,14 @@ impl Catalog {
         ahead: &Ahead<'_>,
     ) -> Result<Option<Revision>, CatalogError> {
         let id = &put.repository.id;
+        let Hanging { blobs, mentioned, listed } = Hanging::of(ahead.needs);
         if let Some(found) = self.get(&keys::staged_manifest(id, &put.digest)).await? {
-            // A push that writes more ahead than this mark speaks of needs one of its own.
-            if found.value.blobs.len() >= ahead.blobs.len() {
+            // A push that writes other things ahead than this mark speaks of needs one of its own.
+            let StagedManifest {
+                blobs: of_blobs, mentioned: of_mentioned, listed: of_listed, ..
+            } = &found.value;
+            let is_same = (of_blobs, of_mentioned, of_listed) == (&blobs, &mentioned, &listed);
+            if is_same || ahead.needs.is_empty() {
                 return Ok(Some(found.modified));
             }
             self.drop_staged_manifest(&found).await?;
@@ -86,7 +93,9 @@ impl Catalog {
         let record = StagedManifest {
             repository: id.clone(),
             digest: put.digest,
-            blobs: ahead.blobs.to_vec(),
+            blobs,
+            mentioned,
+            listed,
             since: self.now(),
         };
         let create = Transaction::new()
@@ -111,7 +120,7 @@ impl Catalog {
         &self,
         staged: &Versioned<StagedManifest>,
     ) -> Result<(), CatalogError> {
-        let StagedManifest { repository, digest, blobs, .. } = &staged.value;
+        let StagedManifest { repository, digest, blobs, mentioned, listed, .. } = &staged.value;
         let key = keys::staged_manifest(repository, digest);
         let drop_mark = Transaction::new().if_modified_at(&key, staged.modified).delete(&key);
         if let Some(manifest) = self.get_manifest(repository, digest).await? {
@@ -129,6 +138,8 @@ impl Catalog {
             repository: repository.clone(),
             digest: *digest,
             blobs: blobs.clone(),
+            mentioned: mentioned.clone(),
+            listed: listed.clone(),
         };
         if self.commit(transaction.put_record(&left)?).await?.committed().is_some() {
             self.finish_deleted_manifest(repository, digest).await?;

@@ -136,20 +136,26 @@ fn manifest<'a>(
 ) -> Pin<Box<dyn Future<Output = Result<(), ClientError>> + Send + 'a>> {
     Box::pin(async move {
         let bytes = from.manifest(&digest).await?;
-        let understood = Manifest::parse(Some(media_type), &bytes).map_err(|error| {
+        let understood = Manifest::stored(Some(media_type), &bytes).map_err(|error| {
             ClientError::Answer { what: format!("manifest {digest}"), why: error.to_string() }
         })?;
         let mut blobs = Vec::new();
         match understood.kind {
             ManifestKind::Image { config, layers } => {
-                blobs.extend(std::iter::once(config).chain(layers).filter(|d| !d.foreign));
+                blobs.extend(std::iter::once(config).chain(layers));
             }
             ManifestKind::Index { manifests } => {
                 for child in manifests {
                     // BuildKit's caches list layers in an index.
                     if MediaType::parse(&child.media_type).is_err() {
                         blobs.push(child);
-                    } else if depth > 0 && seen.insert(child.digest) {
+                        continue;
+                    }
+                    // Where it has an address elsewhere it may be absent.
+                    if child.foreign && !from.has_manifest(&child.digest).await? {
+                        continue;
+                    }
+                    if depth > 0 && seen.insert(child.digest) {
                         manifest(
                             from,
                             to,
@@ -166,8 +172,14 @@ fn manifest<'a>(
             }
         }
         blobs.retain(|blob| seen.insert(blob.digest));
+        let mut there = Vec::with_capacity(blobs.len());
+        for blob in blobs {
+            if !blob.foreign || from.has_blob(&blob).await? {
+                there.push(blob);
+            }
+        }
         let mut moves =
-            stream::iter(blobs).map(|blob| move_blob(from, to, blob)).buffer_unordered(AT_ONCE);
+            stream::iter(there).map(|blob| move_blob(from, to, blob)).buffer_unordered(AT_ONCE);
         while let Some(moved) = moves.try_next().await? {
             done.count(moved);
         }
@@ -237,6 +249,25 @@ async fn download(
 }
 
 impl Origin<'_> {
+    async fn has_manifest(&self, digest: &Digest) -> Result<bool, ClientError> {
+        match self {
+            Self::Layout(layout) => Ok(layout.blob_size(digest).await.is_some()),
+            Self::Registry(registry, repository) => {
+                let head = registry.head_manifest(repository, &Reference::Digest(*digest)).await?;
+                Ok(head.is_some())
+            }
+        }
+    }
+
+    async fn has_blob(&self, blob: &Descriptor) -> Result<bool, ClientError> {
+        match self {
+            Self::Layout(layout) => Ok(layout.blob_size(&blob.digest).await.is_some()),
+            Self::Registry(registry, repository) => {
+                Ok(registry.head_blob(repository, &blob.digest).await?.is_some())
+            }
+        }
+    }
+
     async fn manifest(&self, digest: &Digest) -> Result<Bytes, ClientError> {
         match self {
             Self::Layout(layout) => layout.read_manifest(digest).await,

@@ -1,6 +1,6 @@
 //! A line of an archive as the record that it is.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use bytes::Bytes;
 use dtr_archive::Section;
@@ -46,16 +46,21 @@ pub(crate) struct ManifestLine {
     pub(crate) record: ManifestRecord,
     pub(crate) manifest: Manifest,
     pub(crate) body: Bytes,
+    /// What it names that may be absent, and that its repository had.
+    pub(crate) present: Vec<Digest>,
     /// The JSON of the record alone, where it could be told apart without reading it.
     pub(crate) json: Option<Vec<u8>>,
 }
 
+/// A line's parts beside the record.
 #[derive(Deserialize)]
 struct Body<'a> {
     #[serde(borrow)]
     body: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "bodyHex")]
     body_hex: Option<Cow<'a, str>>,
+    #[serde(default)]
+    present: Vec<Digest>,
 }
 
 /// What a line of ours looks like where its body begins. In JSON this cannot be the inside of a text.
@@ -72,25 +77,50 @@ impl ManifestLine {
     }
 
     /// The same of any line.
-    fn fields(json: &[u8]) -> Result<(ManifestRecord, Bytes), String> {
+    fn fields(json: &[u8]) -> Result<(ManifestRecord, Bytes, Vec<Digest>), String> {
         let record: ManifestRecord = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-        let body: Body<'_> = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-        let body = match (body.body, body.body_hex) {
+        let parts: Body<'_> = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let body = match (parts.body, parts.body_hex) {
             (Some(text), None) => Bytes::from(text.into_owned().into_bytes()),
             (None, Some(text)) => {
                 hex::decode(&*text).map_err(|_| "its bodyHex is not hexadecimal")?.into()
             }
             _ => return Err("it has not exactly one of body and bodyHex".to_owned()),
         };
-        Ok((record, body))
+        Ok((record, body, parts.present))
+    }
+
+    /// The blobs that must be there for it: those it needs, and those that may be absent and were not.
+    pub(crate) fn needed(&self) -> impl Iterator<Item = Digest> {
+        let needed = self.manifest.blobs().into_iter().map(|descriptor| descriptor.digest);
+        needed.chain(self.present.iter().copied())
+    }
+
+    /// Everything of it that a blob may be behind: what is needed, and those entries of an index that are blobs. Each once.
+    pub(crate) fn blobs(&self) -> Vec<Digest> {
+        let absent = |digest: &Digest| self.record.may_be_absent.contains(digest);
+        let children = self.manifest.children().into_iter().map(|descriptor| descriptor.digest);
+        let mut seen = HashSet::new();
+        let all = self.needed().chain(children.filter(|child| !absent(child)));
+        all.filter(|digest| seen.insert(*digest)).collect()
+    }
+
+    /// What it names that may be absent, and was.
+    pub(crate) fn absent(&self) -> Vec<Digest> {
+        let mut absent: Vec<Digest> = self.record.may_be_absent.clone();
+        absent.extend(self.manifest.optional_blobs().iter().map(|descriptor| descriptor.digest));
+        absent.retain(|digest| !self.present.contains(digest));
+        absent.sort_unstable();
+        absent.dedup();
+        absent
     }
 
     fn parse(line: &[u8]) -> Result<Self, String> {
-        let (record, body, json) = match Self::split(line) {
-            Some((record, body, json)) => (record, Bytes::from(body), Some(json)),
+        let (record, body, present, json) = match Self::split(line) {
+            Some((record, body, json)) => (record, Bytes::from(body), Vec::new(), Some(json)),
             None => {
-                let (record, body) = Self::fields(line)?;
-                (record, body, None)
+                let (record, body, present) = Self::fields(line)?;
+                (record, body, present, None)
             }
         };
         if body.len() as u64 != record.size {
@@ -104,12 +134,12 @@ impl ManifestLine {
             let found = Digest::with(record.digest.algorithm(), &body);
             return Err(format!("its body hashes to {found}, its digest says {}", record.digest));
         }
-        let manifest = Manifest::parse(Some(record.media_type.as_str()), &body)
+        let manifest = Manifest::stored(Some(record.media_type.as_str()), &body)
             .map_err(|e| format!("its body is no manifest: {e}"))?;
         if manifest.subject.as_ref().map(|subject| subject.digest) != record.subject {
             return Err("its subject is not the one in its body".to_owned());
         }
-        Ok(Self { record, manifest, body, json })
+        Ok(Self { record, manifest, body, present, json })
     }
 }
 

@@ -6,12 +6,12 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use dtr_access::AuthError;
+use dtr_access::{AuthError, Operation};
 use dtr_blobs::BlobError;
 use dtr_catalog::CatalogError;
 use dtr_identity::IdentityError;
 use dtr_store::StoreError;
-use dtr_types::{Digest, ManifestError, RepositoryName};
+use dtr_types::{Digest, ManifestError, RepositoryName, UploadId};
 use serde_json::{Value, json};
 
 use crate::path::Reference;
@@ -85,15 +85,30 @@ impl OciError {
         )
     }
 
-    pub(crate) fn name_unknown(name: &RepositoryName) -> Self {
+    /// A name that no repository here can have.
+    pub(crate) fn name_impossible(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message)
+    }
+
+    /// One text for what is absent and for what the caller may not see.
+    pub(crate) fn name_unknown(name: &RepositoryName, operation: Operation) -> Self {
+        let advice = match operation {
+            Operation::Push => "it must be created before it is pushed to",
+            _ => "check the name, and as whom you are logged in",
+        };
+        let message = format!("repository {name} does not exist, or you may not see it; {advice}");
+        Self::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message).detail(json!({ "name": name }))
+    }
+
+    /// The session moved on under a request: what that brought fits nowhere any more.
+    pub(crate) fn upload_moved(id: &UploadId) -> Self {
         Self::new(
-            StatusCode::NOT_FOUND,
-            "NAME_UNKNOWN",
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "BLOB_UPLOAD_INVALID",
             format!(
-                "repository {name} does not exist, or you may not see it; it must be created before it is pushed to"
+                "upload {id} was written by another request meanwhile; ask for its status and go on from there"
             ),
         )
-        .detail(json!({ "name": name }))
     }
 
     pub(crate) fn manifest_unknown(name: &RepositoryName, reference: &Reference) -> Self {
@@ -216,7 +231,9 @@ impl From<CatalogError> for OciError {
             )
             .detail(json!({ "digest": digest })),
             CatalogError::ReadOnly => Self::read_only(),
-            CatalogError::TagImmutable(_) | CatalogError::BlobInUse(_) => Self::denied(message),
+            CatalogError::TagImmutable(_)
+            | CatalogError::BlobInUse(_)
+            | CatalogError::Listed { .. } => Self::denied(message),
             CatalogError::Missing { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message)
             }
@@ -254,7 +271,9 @@ impl From<BlobError> for OciError {
                 Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", message)
             }
             BlobError::UploadNotFound(id) => Self::upload_unknown(id.as_str()),
-            BlobError::UploadBusy(_) | BlobError::Offset { .. } => {
+            // Nothing is wrong with the request: the other one ends, or is given up after a minute of silence.
+            BlobError::UploadBusy(_) => Self::unavailable(message),
+            BlobError::Offset { .. } => {
                 Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", message)
             }
             BlobError::Range { .. } => {

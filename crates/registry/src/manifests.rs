@@ -279,7 +279,8 @@ async fn check_sizes(
             return Err(differs(&descriptor.digest, descriptor.size, *size));
         }
     }
-    for descriptor in manifest.blobs().into_iter().chain(manifest.children()) {
+    let all = [manifest.blobs(), manifest.optional_blobs(), manifest.children()];
+    for descriptor in all.into_iter().flatten() {
         let digest = &descriptor.digest;
         // One that is missing is told by the commit, which knows for certain.
         let is = match manifest.kind {

@@ -63,9 +63,14 @@ pub struct ManifestRecord {
     /// Architecture, read from the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// Who pushed it, by name.
+    /// What it names that may be absent: content with an address elsewhere or of a type that is not distributed, and
+    /// entries of an index that were not there. Where a blob of the repository is behind it, it counts like any other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub may_be_absent: Vec<Digest>,
+    /// Who pushed it first, by name.
     pub author: String,
-    /// When it was last pushed.
+    /// When that was. A push of the same manifest under another tag leaves this as it is, so that such pushes do not
+    /// meet; the tag says when it was pushed.
     pub pushed_at: Timestamp,
 }
 record!(ManifestRecord, Manifest, |m| keys::manifest(&m.repository, &m.digest));
@@ -155,6 +160,12 @@ pub struct DeletedManifest {
     pub digest: Digest,
     /// The blobs it referred to.
     pub blobs: Vec<Digest>,
+    /// What it named that may be absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mentioned: Vec<Digest>,
+    /// What it listed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listed: Vec<Digest>,
 }
 record!(DeletedManifest, DeletedManifest, |d| keys::deleted_manifest(&d.repository, &d.digest));
 
@@ -169,6 +180,12 @@ pub struct StagedManifest {
     pub digest: Digest,
     /// The blobs it will refer to, if the references are written ahead.
     pub blobs: Vec<Digest>,
+    /// What it will name that may be absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mentioned: Vec<Digest>,
+    /// What it will list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listed: Vec<Digest>,
     /// Since when.
     pub since: Timestamp,
 }

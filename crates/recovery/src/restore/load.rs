@@ -6,7 +6,7 @@ use std::{
 };
 
 use dtr_catalog::{
-    Kind, Loader,
+    Kind, Loader, RestoredContent,
     records::{BlobRecord, ClusterRecord, Settings},
 };
 use dtr_identity::AccountRecords;
@@ -19,7 +19,7 @@ use crate::{
     Progress, RecoveryError,
     lines::{Line, ManifestLine},
     pump::Lines,
-    verify::{self, Checks, StorageReport, blobs_of},
+    verify::{self, Checks, StorageReport},
 };
 
 /// Blobs that are forgotten at once.
@@ -128,18 +128,16 @@ impl<'a> Loading<'a> {
             Line::Counters(record) => loader.put(record, json).await?,
             Line::Blob(record) => loader.put(record, json).await?,
             Line::Manifest(manifest) => {
-                let ManifestLine { record, manifest, body, json } = &**manifest;
                 let references = &self.checks.references;
-                let linked = blobs_of(manifest, |digest| references.knows_blob(digest));
+                let mut linked = manifest.blobs();
+                linked.retain(|digest| references.knows_blob(digest));
                 // A blob that was lost before the backup is still needed, so it is still referred to.
-                let lost = manifest
-                    .blobs()
-                    .into_iter()
-                    .map(|descriptor| descriptor.digest)
-                    .filter(|digest| !references.knows_blob(digest))
-                    .collect::<Vec<_>>();
+                let mut lost: Vec<_> = manifest.needed().collect();
+                lost.retain(|digest| !references.knows_blob(digest));
+                let content = RestoredContent { linked, lost, mentioned: manifest.absent() };
+                let ManifestLine { record, manifest, body, json, .. } = &**manifest;
                 let json = json.as_deref();
-                loader.put_manifest(record, json, manifest, body, &linked, &lost).await?;
+                loader.put_manifest(record, json, manifest, body, &content).await?;
             }
             Line::Tag(record) => loader.put(record, json).await?,
             Line::RepositoryGrant(record) => loader.put(record, json).await?,

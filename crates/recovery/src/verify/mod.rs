@@ -14,7 +14,7 @@ use std::{
 
 use dtr_archive::{Header, Manifest as Proof, ReadOptions};
 use dtr_blobs::{BlobError, BlobStorage};
-use dtr_types::{Digest, Hasher, Manifest};
+use dtr_types::{Digest, Hasher};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
@@ -121,17 +121,6 @@ impl VerifyReport {
             Exit::Done
         }
     }
-}
-
-/// The blobs of a manifest (and those children of an index that are blobs) for which `known` holds.
-pub(crate) fn blobs_of(manifest: &Manifest, known: impl Fn(&Digest) -> bool) -> Vec<Digest> {
-    manifest
-        .blobs()
-        .into_iter()
-        .chain(manifest.children())
-        .map(|descriptor| descriptor.digest)
-        .filter(known)
-        .collect()
 }
 
 /// Reads an archive to its end and checks everything.

@@ -376,21 +376,19 @@ impl References {
     }
 
     fn manifest(&mut self, line: &ManifestLine) {
-        let ManifestLine { record, manifest, .. } = line;
-        let (id, digest) = (&record.repository, &record.digest);
+        let (id, digest) = (&line.record.repository, &line.record.digest);
         let Some(ArchivedRepository { name, .. }) = self.repositories.get(id) else {
             self.of_repository(id, "a manifest");
             return;
         };
         self.manifests.insert(self.manifest_key(id, digest));
-        for descriptor in manifest.blobs() {
-            if !self.blobs.contains(&short(&descriptor.digest)) {
-                let blob = &descriptor.digest;
+        for blob in line.needed() {
+            if !self.blobs.contains(&short(&blob)) {
                 self.lacking.add(|| format!("{name}@{digest} needs blob {blob}"));
             }
         }
         if !self.missing.is_empty() {
-            for blob in crate::verify::blobs_of(manifest, |blob| self.missing.contains(blob)) {
+            for blob in line.blobs().into_iter().filter(|blob| self.missing.contains(blob)) {
                 let list = self.missing_by.entry(name.clone()).or_default();
                 if !list.contains(&blob) {
                     list.push(blob);

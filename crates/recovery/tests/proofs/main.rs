@@ -6,6 +6,7 @@ mod assets;
 mod back;
 mod circle;
 mod damage;
+mod elsewhere;
 mod killed;
 mod load;
 mod maps;

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use dtr_catalog::{
-    Catalog, Loader,
+    Catalog, Loader, RestoredContent,
     records::{BlobRecord, ManifestRecord, TagRecord},
 };
 use dtr_recovery::{BackupOptions, RestoreOptions, RestoreTarget};
@@ -62,10 +62,12 @@ async fn fill(world: &World, tags: u32) {
             subject: None,
             os: Some("linux".to_owned()),
             architecture: Some("amd64".to_owned()),
+            may_be_absent: Vec::new(),
             author: "alice".to_owned(),
             pushed_at: now,
         };
-        loader.put_manifest(&record, None, &manifest, body.as_bytes(), &[blob], &[]).await.unwrap();
+        let content = RestoredContent { linked: vec![blob], ..RestoredContent::default() };
+        loader.put_manifest(&record, None, &manifest, body.as_bytes(), &content).await.unwrap();
         named.push((record.digest, record.media_type));
     }
     for number in 0..tags {
