@@ -13,7 +13,8 @@ away. The owner of a namespace is the user itself, or an owner of the organizati
 A token never widens what its account may do: an access token can be limited to repositories, to pulling or to backups, a bearer
 token of `/auth/token` to the scopes it was asked for, where `registry:catalog:*` is the one for `/v2/_catalog`. Lists show such a token
 nothing beyond; the last column says what one for backups does, which is made for an administrator's account (`dtr token create
-nightly --backups-only`). What one may not see looks like something that does not exist.
+nightly --backups-only`). A mount reads its source with the token that asks for it, and is an upload where that does not cover the
+source. What one may not see looks like something that does not exist.
 
 `/auth/token` takes a password, a session, an access token or a refresh token, and never a token of its own. What it gives ends with
 what it was given for: with the access or refresh token (deleted, switched off, at its end), with the session, with the password unless

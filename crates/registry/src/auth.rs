@@ -50,6 +50,16 @@ impl Challenger {
         Self { base, host, has_token, client: info.map(|info| info.client) }
     }
 
+    /// Where the client reached us, or should: `https://host[:port]`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The host (and port) of it.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// `401` with the challenge for a scope.
     pub fn unauthorized(
         &self,
@@ -203,7 +213,7 @@ impl Asked<'_> {
             }
             return Err(match self.caller {
                 Caller::Anonymous => self.log_in(&scope),
-                _ => OciError::name_unknown(name),
+                _ => OciError::name_unknown(name, operation),
             });
         };
         let allowed = access.authorize_repository(&self.caller, operation, &repository).await?;
@@ -231,7 +241,7 @@ impl Asked<'_> {
         };
         Err(match denied {
             Denied::NotAuthenticated => self.log_in(&scope),
-            Denied::Absent => OciError::name_unknown(name),
+            Denied::Absent => OciError::name_unknown(name, operation),
             Denied::Forbidden(reason) => OciError::denied(reason),
         })
     }
@@ -289,7 +299,8 @@ impl Asked<'_> {
             // Another push of the same moment was first.
             Err(dtr_catalog::CatalogError::Exists { .. }) => {
                 let found = catalog.lookup_repository(&repository.name).await?;
-                Ok(found.ok_or_else(|| OciError::name_unknown(&repository.name))?.value)
+                let unknown = || OciError::name_unknown(&repository.name, Operation::Push);
+                Ok(found.ok_or_else(unknown)?.value)
             }
             Err(error) => Err(error.into()),
         }

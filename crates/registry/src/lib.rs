@@ -1,5 +1,5 @@
 //! The `/v2` face: the OCI distribution specification 1.1 (with the additions of its main branch), and the token service
-//! `/auth/token` of Docker's registries.
+//! `/auth/token` of Docker's registries; beside it what `docker search` asks, and a text for browsers.
 //!
 //! A request goes through its stages in the order of the files: [`path`] (parse), `auth` (authenticate, authorize), then
 //! the noun's own file decides and commits: `manifests`, `blobs`, `uploads`, `tags`, `referrers`.
@@ -13,11 +13,13 @@ mod blobs;
 mod error;
 mod fresh;
 mod freshness;
+mod front_page;
 mod listing;
 mod manifests;
 mod mount;
 mod recorder;
 mod referrers;
+mod search;
 mod token;
 mod uploads;
 
@@ -124,6 +126,9 @@ impl Registry {
     /// The routes: `/v2` and everything below it, and `/auth/token`.
     pub fn router(&self) -> Router {
         Router::new()
+            .route("/", get(front_page::get))
+            .route("/v1/_ping", get(search::ping))
+            .route("/v1/search", get(search::get))
             .route("/v2", any(serve))
             .route("/v2/", any(serve))
             .route("/v2/{*path}", any(serve))
@@ -189,6 +194,10 @@ async fn answer(
     request: Request,
     user: &mut Option<LogUser>,
 ) -> Result<Response, OciError> {
+    // A proxy that filters by path would see another path than this.
+    if request.uri().path().to_ascii_lowercase().contains("%2f") {
+        return Err(OciError::name_invalid("a slash in the path must not be encoded as %2F"));
+    }
     let decoded = percent_encoding::percent_decode_str(request.uri().path())
         .decode_utf8()
         .map_err(|_| OciError::name_invalid("the path is not UTF-8"))?

@@ -31,6 +31,9 @@ pub(crate) async fn mount(
         Some(text) => {
             let Ok(name) = text.parse::<RepositoryName>() else { return Ok(false) };
             let Some(found) = catalog.lookup_repository(&name).await? else { return Ok(false) };
+            // The token decides, not what the account could do with another one. Some clients (regctl) ask for a token of
+            // the target alone, and then upload; but whoever is handed such a token, a job that may push to one
+            // repository, would otherwise read everything of the account's whose digest is known.
             if asked.may_pull(&found.value).await? { vec![found.value] } else { Vec::new() }
         }
         None => {

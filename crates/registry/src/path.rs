@@ -58,7 +58,12 @@ impl Endpoint {
 
 fn name(parts: &[&str]) -> Result<RepositoryName, OciError> {
     let text = parts.join("/");
-    text.parse().map_err(|error: NameError| OciError::name_invalid(error.to_string()))
+    text.parse().map_err(|error: NameError| match RepositoryName::is_well_formed(&text) {
+        // No repository can be called so here, and elsewhere it could: to a client it is one that does not exist. docker
+        // tries an invalid name again and again, for most of a minute.
+        true => OciError::name_impossible(error.to_string()),
+        false => OciError::name_invalid(error.to_string()),
+    })
 }
 
 fn digest(text: &str) -> Result<Digest, OciError> {
@@ -166,7 +171,8 @@ mod tests {
     fn what_cannot_be_is_told_by_its_code() {
         let code = |path: &str| Endpoint::parse(path).expect_err("refused").code();
         assert_eq!(code("/v2/A/b/tags/list"), "NAME_INVALID");
-        assert_eq!(code("/v2/single/tags/list"), "NAME_INVALID");
+        assert_eq!(code("/v2/single/tags/list"), "NAME_UNKNOWN");
+        assert_eq!(code("/v2/Single/tags/list"), "NAME_INVALID");
         assert_eq!(code("/v2/a/b/manifests/.x"), "TAG_INVALID");
         assert_eq!(code("/v2/a/b/manifests/sha256:baddigeststring"), "DIGEST_INVALID");
         assert_eq!(code("/v2/a/b/blobs/sha256:x"), "DIGEST_INVALID");

@@ -188,7 +188,9 @@ async fn granted(
     let wants = |action: &str| actions.contains(&action) || actions.contains(&"*");
     if kind == "registry" {
         let listed = access.authorize_system(caller, Operation::ListCatalog).is_ok();
-        let catalog = name == "catalog" && actions.contains(&"*") && listed;
+        // docker's search asks for a word of its own.
+        let asks = actions.contains(&"*") || actions.contains(&"search");
+        let catalog = name == "catalog" && asks && listed;
         let scope = Scope { name: "catalog".to_owned(), actions: vec![Action::Pull] };
         return Ok(catalog.then_some(scope));
     }

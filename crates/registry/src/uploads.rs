@@ -201,7 +201,8 @@ fn check_digest(actual: Digest, expected: Digest) -> Result<(), OciError> {
     )))
 }
 
-/// The sessions that a request of this replica is writing to: a client that sends to one twice is told so at once.
+/// The sessions that a request of this replica is writing to: a client that sends to one twice is told at once to come
+/// again, as one does whose first connection died without a word.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Writers(Arc<Mutex<HashSet<UploadId>>>);
 
@@ -277,13 +278,13 @@ async fn link(
                 None if !is_stored(session) => {}
                 Some(now) if now.modified == session.modified => {}
                 Some(now) if !now.value.ended => {
-                    return Err(dtr_blobs::BlobError::UploadBusy(id.clone()).into());
+                    return Err(OciError::upload_moved(id));
                 }
                 _ => return Err(OciError::upload_unknown(id.as_str())),
             }
         }
         if catalog.get(&keys::repository(&repository.id)).await?.is_none() {
-            return Err(OciError::name_unknown(&repository.name));
+            return Err(OciError::name_unknown(&repository.name, Operation::Push));
         }
     }
     Err(dtr_catalog::CatalogError::Condemned(*digest).into())
@@ -435,7 +436,7 @@ async fn record_progress(
     }
     // Given up meanwhile, or another replica wrote to it.
     match registry.catalog.get_upload(&new.id).await? {
-        Some(now) if !now.value.ended => Err(dtr_blobs::BlobError::UploadBusy(new.id).into()),
+        Some(now) if !now.value.ended => Err(OciError::upload_moved(&new.id)),
         _ => Err(OciError::upload_unknown(new.id.as_str())),
     }
 }
@@ -520,7 +521,7 @@ async fn finish(
     };
     if let Err(error) = check_digest(actual, digest) {
         if !registry.catalog.close_upload(found).await? {
-            return Err(dtr_blobs::BlobError::UploadBusy(id.clone()).into());
+            return Err(OciError::upload_moved(id));
         }
         leave(registry, id).await;
         return Err(error);
@@ -559,5 +560,5 @@ pub(crate) async fn cancel(
             return Ok(response);
         }
     }
-    Err(dtr_blobs::BlobError::UploadBusy(id).into())
+    Err(OciError::upload_moved(&id))
 }

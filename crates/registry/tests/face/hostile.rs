@@ -11,7 +11,8 @@ async fn paths() {
     world.image(PRIVATE, "v1").await;
     for (path, status, code) in [
         ("/v2/Acme/private/tags/list", 400, "NAME_INVALID"),
-        ("/v2/private/tags/list", 400, "NAME_INVALID"),
+        ("/v2/private/tags/list", 404, "NAME_UNKNOWN"),
+        ("/v2/Private/tags/list", 400, "NAME_INVALID"),
         ("/v2/acme/../private/tags/list", 400, "NAME_INVALID"),
         ("/v2/acme/%2e%2e/private/tags/list", 400, "NAME_INVALID"),
         ("/v2/acme//private/tags/list", 400, "NAME_INVALID"),
@@ -33,9 +34,36 @@ async fn paths() {
         assert_eq!(world.get(path).await.is(status).code(), code, "{path}");
     }
     let long = "a".repeat(300);
-    world.get(&format!("/v2/acme/{long}/tags/list")).await.is(400);
-    let encoded = "/v2/acme%2Fprivate/manifests/v1";
-    world.get(encoded).await.is(200);
+    world.get(&format!("/v2/acme/{long}/tags/list")).await.is(404);
+    // A proxy that filters by path must see the path that is answered.
+    for encoded in ["/v2/acme%2Fprivate/manifests/v1", "/v2/acme%2fprivate/manifests/v1"] {
+        let refused = world.get(encoded).await.is(400);
+        assert_eq!(refused.code(), "NAME_INVALID");
+        assert!(refused.message().contains("%2F"), "{}", refused.message());
+    }
+    for encoded in ["/v2/acme/%70rivate/manifests/v1", "/v2/acme/private/manifests/%761"] {
+        world.get(encoded).await.is(200);
+    }
+    world.get("/v2/acme%252Fprivate/manifests/v1").await.is(400);
+}
+
+/// The commonest mistake of newcomers. docker retries what it takes for an accident; what is not known it tells at once.
+#[tokio::test]
+async fn a_name_of_one_part_is_unknown() {
+    let world = World::new().await;
+    let digest = dtr_types::Digest::of(b"x");
+    for (method, path) in [
+        ("POST", "/v2/web/blobs/uploads/".to_owned()),
+        ("PUT", "/v2/web/manifests/1.0".to_owned()),
+        ("GET", "/v2/web/manifests/1.0".to_owned()),
+        ("GET", "/v2/web/tags/list".to_owned()),
+    ] {
+        let answer = world.own(method, &path).body("").send().await.is(404);
+        assert_eq!(answer.code(), "NAME_UNKNOWN", "{method} {path}");
+        assert!(answer.message().contains("namespace/name"), "{}", answer.message());
+    }
+    world.own("HEAD", &format!("/v2/web/blobs/{digest}")).send().await.is(404);
+    world.own("HEAD", "/v2/web/manifests/1.0").send().await.is(404);
 }
 
 #[tokio::test]

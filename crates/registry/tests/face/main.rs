@@ -6,6 +6,7 @@ mod faults;
 mod hostile;
 mod large;
 mod lists;
+mod newcomers;
 mod pull;
 mod push;
 mod replicas;

@@ -83,6 +83,81 @@ async fn what_a_manifest_refers_to_must_be_there() {
     let layers = [foreign, descriptor(kind, &none, 5)];
     let windows = image(descriptor(CONFIG, &config, 2), &layers, &json!({}));
     world.put(PRIVATE, "w", OCI, windows).await.is(201);
+    // An address that is none makes nothing optional.
+    for url in ["", "ftp://example.com/layer"] {
+        let mut layer = descriptor(LAYER, &none, 5);
+        layer["urls"] = json!([url]);
+        let image = image(descriptor(CONFIG, &config, 2), &[layer], &json!({}));
+        refused(world.put(PRIVATE, "x", OCI, image).await, "MANIFEST_BLOB_UNKNOWN");
+    }
+}
+
+#[tokio::test]
+async fn content_with_an_address_elsewhere_is_in_use_when_it_is_there() {
+    let world = World::new().await;
+    let config = world.blob(PRIVATE, "{}").await;
+    let layer = Digest::of(b"layer");
+    let mut foreign = descriptor(LAYER, &layer, 5);
+    foreign["urls"] = json!(["https://example.com/layer"]);
+    let manifest = image(descriptor(CONFIG, &config, 2), &[foreign], &json!({}));
+    world.put(PRIVATE, "w", OCI, manifest.clone()).await.is(201);
+    let path = format!("/v2/{PRIVATE}/blobs/{layer}");
+    world.get(&path).await.is(404);
+    world.blob(PRIVATE, "layer").await;
+    assert_eq!(world.own("DELETE", &path).send().await.is(403).code(), "DENIED");
+    // Of what is there the size must be right.
+    let wrong = manifest.replace(
+        &format!("\"digest\":\"{layer}\",\"mediaType\":\"{LAYER}\",\"size\":5"),
+        &format!("\"digest\":\"{layer}\",\"mediaType\":\"{LAYER}\",\"size\":6"),
+    );
+    assert_ne!(wrong, manifest);
+    assert_eq!(world.put(PRIVATE, "w", OCI, wrong).await.is(400).code(), "MANIFEST_INVALID");
+    world
+        .own("DELETE", &format!("/v2/{PRIVATE}/manifests/{}", Digest::of(manifest.as_bytes())))
+        .send()
+        .await
+        .is(202);
+    world.own("DELETE", &path).send().await.is(202);
+}
+
+#[tokio::test]
+async fn a_manifest_of_an_index_is_deleted_after_it() {
+    let world = World::new().await;
+    let (manifest, digest) = world.image(PRIVATE, "amd64").await;
+    let list = index(INDEX, &[descriptor(OCI, &digest, manifest.len())], &json!({}));
+    let list_digest = Digest::of(list.as_bytes());
+    world.put(PRIVATE, "multi", INDEX, list).await.is(201);
+    let delete = async |reference: &str| {
+        world.own("DELETE", &format!("/v2/{PRIVATE}/manifests/{reference}")).send().await
+    };
+    let refused = delete(&digest.to_string()).await.is(403);
+    assert_eq!(refused.code(), "DENIED");
+    let message = refused.message();
+    for part in
+        [list_digest.to_string(), "(tag multi)".to_owned(), "delete that index first".to_owned()]
+    {
+        assert!(message.contains(&part), "{message}");
+    }
+    delete("amd64").await.is(202);
+    world.get(&format!("/v2/{PRIVATE}/manifests/{digest}")).await.is(200);
+    delete(&list_digest.to_string()).await.is(202);
+    delete(&digest.to_string()).await.is(202);
+    world.get(&format!("/v2/{PRIVATE}/manifests/{digest}")).await.is(404);
+}
+
+#[tokio::test]
+async fn keys_that_clients_read_in_different_ways_are_refused() {
+    let world = World::new().await;
+    let config = world.blob(PRIVATE, "{}").await;
+    let layers = json!({ "LAYERS": [descriptor(LAYER, &config, 2)] });
+    let manifest = image(descriptor(CONFIG, &config, 2), &[], &layers);
+    let refused = world.put(PRIVATE, "x", OCI, manifest).await.is(400);
+    assert_eq!(refused.code(), "MANIFEST_INVALID");
+    assert!(
+        refused.message().contains("\"LAYERS\" differs from \"layers\""),
+        "{}",
+        refused.message()
+    );
 }
 
 #[tokio::test]
