@@ -12,6 +12,11 @@ use serde::de::DeserializeOwned;
 
 use crate::ApiError;
 
+/// What was wrong, by field where that is known, without the reading library's words about itself.
+fn told(rejection: &dyn std::error::Error) -> String {
+    rejection.source().map_or_else(|| rejection.to_string(), ToString::to_string)
+}
+
 /// A JSON body.
 pub(crate) struct Body<T>(pub T);
 
@@ -32,7 +37,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                     "the body is larger than 1 MiB",
                 ))
             }
-            Err(rejection) => Err(ApiError::invalid("INVALID_JSON", rejection.body_text())),
+            // JSON, but not of this form: a name that cannot be, a number out of its bounds.
+            Err(rejection @ JsonRejection::JsonDataError(_)) => {
+                Err(ApiError::invalid("INVALID_PARAMETERS", told(&rejection)))
+            }
+            Err(rejection) => Err(ApiError::invalid("INVALID_JSON", told(&rejection))),
         }
     }
 }
@@ -45,7 +54,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(rejection) => Err(ApiError::invalid("INVALID_PARAMETERS", rejection.body_text())),
+            Err(rejection) => Err(ApiError::invalid("INVALID_PARAMETERS", told(&rejection))),
         }
     }
 }
@@ -58,7 +67,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Parted<
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(value)) => Ok(Self(value)),
-            Err(rejection) => Err(ApiError::invalid("INVALID_PARAMETERS", rejection.body_text())),
+            Err(rejection) => Err(ApiError::invalid("INVALID_PARAMETERS", told(&rejection))),
         }
     }
 }

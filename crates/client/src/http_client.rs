@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use dtr_types::why_no_pem;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -105,7 +106,7 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, ClientError> {
         return Ok(roots);
     };
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+        let certificate = certificate.map_err(|_| bad(why_no_pem(pem).to_owned()))?;
         roots.add(certificate).map_err(|error| bad(error.to_string()))?;
     }
     if roots.is_empty() {

@@ -195,7 +195,8 @@ impl Context {
         serde_json::from_slice(&self.body).map_err(|error| {
             // The message names fields and positions. It may quote a value, so a body with a password must not come here
             // with a type error on it: forms with passwords take texts only.
-            ApiError::new(StatusCode::BAD_REQUEST, "INVALID_JSON", error.to_string())
+            let code = if error.is_data() { "INVALID_PARAMETERS" } else { "INVALID_JSON" };
+            ApiError::new(StatusCode::BAD_REQUEST, code, error.to_string())
         })
     }
 

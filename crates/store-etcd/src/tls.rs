@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dtr_types::Secret;
+use dtr_types::{Secret, why_no_pem};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
 use crate::ConnectError;
@@ -28,8 +28,9 @@ impl Tls {
                 .map_err(|e| unreadable("the CA's certificate", e.to_string()))?;
         }
         let chain = certificates(&self.certificate, "the client's certificate")?;
-        let key = PrivateKeyDer::from_pem_slice(self.key.expose().as_bytes())
-            .map_err(|e| unreadable("the client's key", e.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.expose().as_bytes()).map_err(|_| {
+            unreadable("the client's key", why_no_pem(self.key.expose()).to_owned())
+        })?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -50,6 +51,6 @@ fn certificates(
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(ConnectError::Certificate { what, why: "no certificate is in it".to_owned() }),
-        Err(error) => Err(ConnectError::Certificate { what, why: error.to_string() }),
+        Err(_) => Err(ConnectError::Certificate { what, why: why_no_pem(pem).to_owned() }),
     }
 }

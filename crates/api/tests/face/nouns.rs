@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    people::{OCI, PRIVATE, PUBLIC, Who},
+    people::{INDEX, OCI, PRIVATE, PUBLIC, Who},
     world::World,
 };
 
@@ -46,6 +46,12 @@ async fn repositories_come_change_and_go() {
         let answer = world.admin("POST", at, Some(&json!({ "name": name }))).await.is(400);
         assert_eq!(answer.json()["errors"][0]["code"], "INVALID_PARAMETERS", "{name}");
     }
+    // It is JSON, and the field is named.
+    let wrong = json!({ "name": "x", "tagLimit": -1 });
+    let error = &world.admin("POST", at, Some(&wrong)).await.is(400).json()["errors"][0];
+    assert_eq!(error["code"], "INVALID_PARAMETERS");
+    let message = error["message"].as_str().expect("text");
+    assert!(message.starts_with("tagLimit: invalid value"), "{message}");
 }
 
 #[tokio::test]
@@ -105,6 +111,27 @@ async fn tags_and_manifests() {
     }
     let tags = world.admin("GET", &format!("{at}/tags"), None).await.is(200).json();
     assert_eq!(tags, json!([]), "a tag never outlives its manifest");
+}
+
+#[tokio::test]
+async fn a_manifest_of_an_index_is_deleted_after_it() {
+    let world = World::new().await;
+    let (manifest, digest) = world.people.image(PRIVATE, "amd64").await;
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [{ "mediaType": OCI, "digest": digest, "size": manifest.len() }],
+    });
+    let index = index.to_string();
+    let index_digest = dtr_types::Digest::of(index.as_bytes());
+    world.people.put(PRIVATE, "multi", INDEX, index).await.is(201);
+    let path = |digest| format!("/api/v0/repositories/{PRIVATE}/manifests/{digest}");
+    let refused = world.admin("DELETE", &path(digest), None).await.is(409).json();
+    assert_eq!(refused["errors"][0]["code"], "IN_USE");
+    let message = refused["errors"][0]["message"].as_str().expect("text");
+    assert!(message.contains(&index_digest.to_string()) && message.contains("multi"), "{message}");
+    world.admin("DELETE", &path(index_digest), None).await.is(204);
+    world.admin("DELETE", &path(digest), None).await.is(204);
 }
 
 #[tokio::test]

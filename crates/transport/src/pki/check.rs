@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use dtr_types::{Secret, Timestamp};
+use dtr_types::{Secret, Timestamp, why_no_pem};
 use rustls::{
     RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
@@ -109,13 +109,13 @@ pub(crate) fn certificates(
     what: &'static str,
     pem_text: &str,
 ) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let unreadable = |why: String| PkiError::Unreadable { what, why };
+    let unreadable = |why: &str| PkiError::Unreadable { what, why: why.to_owned() };
     let all: Result<Vec<_>, pem::Error> =
         CertificateDer::pem_slice_iter(pem_text.as_bytes()).collect();
-    let all = all.map_err(|e| unreadable(format!("its PEM form is damaged: {e}")))?;
+    let all = all.map_err(|_| unreadable(why_no_pem(pem_text)))?;
     if all.is_empty() {
         return Err(unreadable(
-            "it has no \"-----BEGIN CERTIFICATE-----\"; give the text of a PEM file".to_owned(),
+            "it has no \"-----BEGIN CERTIFICATE-----\"; give the text of a PEM file",
         ));
     }
     Ok(all)
