@@ -23,6 +23,9 @@ async fn serve(State(content): State<Content>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let last = path.rsplit('/').next().unwrap_or_default().to_owned();
+    if path == "/v2/" {
+        return StatusCode::OK.into_response();
+    }
     match parts.method {
         Method::GET | Method::HEAD => {
             let found = content.lock().expect("content").get(&last).cloned();
