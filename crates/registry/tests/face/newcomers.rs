@@ -53,6 +53,12 @@ async fn docker_search_finds_what_one_may_see() {
     let token = token["token"].as_str().expect("one");
     let found = world.call("GET", "/v1/search?q=priv").bearer(token).send().await.is(200).json();
     assert_eq!(names(&found), [PRIVATE]);
+    // One that was issued for a repository shows nothing beyond it.
+    let scope = format!("/auth/token?service=dtr.example.com&scope=repository:{PUBLIC}:pull");
+    let token = world.call("GET", &scope).who(Who::Owner).send().await.is(200).json();
+    let token = token["token"].as_str().expect("one");
+    let found = world.call("GET", "/v1/search?q=acme").bearer(token).send().await.is(200).json();
+    assert_eq!(names(&found), [PUBLIC]);
 }
 
 /// A pull is not told what a push must do first. What one may not see is told like what is not there.
