@@ -393,3 +393,83 @@ async fn an_access_token_in_place_of_a_password() {
     }
     assert_eq!(others.load(Ordering::SeqCst), 0, "the token stays here");
 }
+
+/// Runs with an archive on standard input.
+fn fed(arguments: &[&str], archive: &Path) -> Output {
+    let input = fs::File::open(archive).expect("opens");
+    dtr(arguments).stdin(Stdio::from(input)).output().expect("the program runs")
+}
+
+fn read_json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path).expect("reads")).expect("is JSON")
+}
+
+#[test]
+fn a_registry_that_does_not_run_is_backed_up_removed_restored_and_salvaged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let (data, archive, report) = (path("dtr"), path("b.tar"), path("r.json"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = port.local_addr().expect("an address").port().to_string();
+    let place = ["--data-dir", &data, "--replica-https-port", &port, "--replica-http-port", "0"];
+    let place = [&place[..], &["--listen-address", "127.0.0.1", "--no-start"]].concat();
+    let there = ["--data-dir", &data];
+    let install = run(&[&["install"], &place[..]].concat());
+    assert!(install.status.success(), "{}", said(&install));
+
+    // A report that cannot be written is known before anything is done.
+    let nowhere = path("no/r.json");
+    let backup = [&["backup", "--output", &archive, "--report"], &[&nowhere[..]][..], &there].concat();
+    refused(&run(&backup), 2, &["--report", "nothing was done"]);
+    assert!(!Path::new(&archive).exists());
+    let backup = [&["backup", "--output", &archive, "--report", &report][..], &there].concat();
+    let taken = run(&backup);
+    assert!(taken.status.success(), "{}", said(&taken));
+    assert_eq!(read_json(Path::new(&report))["exit"], 0);
+    let restore = [&["restore", "--report", &report][..], &place].concat();
+    let occupied = fed(&restore, Path::new(&archive));
+    refused(&occupied, 4, &["a replica is there", "dtr serve", "--keep-old"]);
+    let told = read_json(Path::new(&report));
+    assert!(told["error"].as_str().expect("text").contains("a replica is there"), "{told}");
+    assert_eq!((&told["exit"], &told["good"]), (&json!(4), &json!(false)));
+
+    // What is removed is said first, with what no backup has.
+    refused(&run(&[&["destroy"], &there[..]].concat()), 2, &["repositories  0", "without image content"]);
+    let gone = run(&[&["destroy", "--keep-storage", "--yes"], &there[..]].concat());
+    assert!(gone.status.success() && said(&gone).contains("which stays"), "{}", said(&gone));
+    assert!(Path::new(&data).join("blobs").exists() && !Path::new(&data).join("replica.json").exists());
+
+    let restored = fed(&restore, Path::new(&archive));
+    assert!(restored.status.success(), "{}", said(&restored));
+    assert_eq!(read_json(Path::new(&report))["good"], true);
+    let again = fed(&restore, Path::new(&archive));
+    let text = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(again.status.success() && text.contains("was restored here at"), "{text}{}", said(&again));
+    assert!(read_json(Path::new(&report))["restoredBefore"].is_string());
+    let aside = fed(&[&restore[..], &["--keep-old"]].concat(), Path::new(&archive));
+    let text = String::from_utf8_lossy(&aside.stdout).into_owned();
+    assert!(aside.status.success() && text.contains(".before-"), "{text}{}", said(&aside));
+
+    // One letter of it is another.
+    let mut content = fs::read(&archive).expect("reads");
+    let at = content.windows(10).position(|w| w == b"\"fullName\"").expect("an account");
+    content[at + 1] ^= 1;
+    let (damaged, kept) = (path("damaged.tar"), path("kept.tar"));
+    fs::write(&damaged, content).expect("written");
+    refused(&run(&["backup", "verify", &damaged]), 3, &["is not a good backup"]);
+    let same = ["backup", "salvage", &damaged, "--output", &damaged];
+    refused(&run(&same), 2, &["the damaged archive itself"]);
+    let salvaged = run(&["backup", "salvage", &damaged, "--output", &kept, "--report", &report]);
+    assert_eq!(salvaged.status.code(), Some(5), "{}", said(&salvaged));
+    assert!(String::from_utf8_lossy(&salvaged.stdout).contains("identity/accounts"));
+    assert_eq!(read_json(Path::new(&report))["exit"], 5);
+    let other = path("other");
+    let elsewhere = ["restore", "--data-dir", &other, "--no-start", "--allow-unknown-owners"];
+    refused(&fed(&elsewhere, Path::new(&kept)), 4, &["--salvaged", "things are lost"]);
+    let back = fed(&[&elsewhere[..], &["--salvaged"]].concat(), Path::new(&kept));
+    assert_eq!(back.status.code(), Some(5), "{}", said(&back));
+    let to = Encryption::Recipients(vec![UnlockKey::generate().recipient()]);
+    let locked = Sealed::new(Vec::new(), &to).and_then(Sealed::finish).expect("encrypted");
+    fs::write(&damaged, locked).expect("written");
+    refused(&run(&["backup", "salvage", &damaged, "--output", &kept]), 6, &["age -d"]);
+}

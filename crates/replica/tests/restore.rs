@@ -14,14 +14,14 @@ use dtr_archive::{ArchiveWriter, Header, Product, SigningKey};
 use dtr_catalog::{LinkCheck, PutManifest, keys, records::*};
 use dtr_recovery::{BackupOptions, Exit};
 use dtr_replica::{
-    Before, DataDir, IdentityOptions, InstallError, Opened, Outcome, ReplicaConfig, ReplicaOptions,
+    StoreOptions, Joining, EtcdOptions, Admission, Before, DataDir, IdentityOptions, InstallError, Opened, Outcome, ReplicaConfig, ReplicaOptions,
     RestoreRequest, Restored, ServeError, StorageConfig, UserCertificate, backup_offline, bind,
     destroy, install, open, plan_destroy, put_aside, restore,
 };
 use dtr_store::Transaction;
 use dtr_transport::Shutdown;
 use dtr_types::{
-    ClusterId, Digest, Manifest, RepositoryId, Secret, SystemRandom, Timestamp, media_types,
+    ClusterId, Digest, Manifest, ReplicaId, RepositoryId, Secret, SystemRandom, Timestamp, media_types,
 };
 
 fn options() -> ReplicaOptions {
@@ -424,4 +424,47 @@ async fn a_rehearsal_counts_what_the_archive_brings() {
     assert_eq!((would.blobs_restored, would.blobs_missing_count), (1, 0), "{would}");
     assert_eq!((done.blobs_restored, done.blobs_missing_count), (1, 0), "{done}");
     assert_eq!(would.exit(), Exit::Done);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_that_is_refused_changes_nothing_either() {
+    let world = World::new().await;
+    let etcd = EtcdOptions {
+        host: None,
+        client_port: 1,
+        peer_port: 2,
+        quota_bytes: None,
+        given: None,
+    };
+    let admission = Admission {
+        cluster: ClusterId::random(&SystemRandom),
+        own_member: true,
+        ca: String::new(),
+        certificate: String::new(),
+        revoked: String::new(),
+        members: Vec::new(),
+        endpoints: Vec::new(),
+        token: String::new(),
+        probe: dtr_cluster::Probe { digest: Digest::of(b"a probe"), size: 7 },
+    };
+    let foreign = world.at("foreign");
+    fs::create_dir(foreign.root()).expect("made");
+    fs::write(foreign.root().join("thesis.txt"), "years of work").expect("written");
+    let empty = world.at("empty");
+    fs::create_dir(empty.root()).expect("made");
+    for (dir, word) in [
+        (world.at("a/fresh"), "share/deep"),
+        (empty, "share/deep"),
+        (foreign, "thesis.txt"),
+        (world.dir.clone(), "a replica is there"),
+    ] {
+        let before = tree(world.folder.path());
+        let store = StoreOptions::Etcd(etcd.clone());
+        let options = ReplicaOptions { store, ..in_folder(world.folder.path().join("share/deep")) };
+        let id = ReplicaId::random(&SystemRandom);
+        let joining = Joining::new(&options, id, false).expect("set up");
+        let error = joining.complete(&dir, &admission).await.expect_err("refused").to_string();
+        assert!(error.contains(word), "{word:?} is not said in: {error}");
+        assert!(tree(world.folder.path()) == before, "{error}");
+    }
 }

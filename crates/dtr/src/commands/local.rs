@@ -422,8 +422,13 @@ pub async fn destroy(args: DestroyArgs) -> Result<()> {
         return Err(Failure::ending(Exit::Refused, "nothing was changed"));
     }
     let login = ucp(&args.ucp)?;
-    if let (Some(_), Some(config)) = (&login, &config) {
-        forget(&args.ucp, &config.id).await?;
+    match (&login, &config) {
+        (Some(_), Some(config)) => forget(&args.ucp, &config.id).await?,
+        (Some(login), None) => terminal::say(&format!(
+            "warning: the replica has no replica.json, so the UCP at {} cannot be told which one goes: take it off its list",
+            login.url
+        )),
+        (None, _) => {}
     }
     if args.keep_old {
         let aside = terminal::waiting("stopping", dtr_replica::put_aside(&dir)).await?;
