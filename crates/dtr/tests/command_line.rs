@@ -419,7 +419,8 @@ fn a_registry_that_does_not_run_is_backed_up_removed_restored_and_salvaged() {
 
     // A report that cannot be written is known before anything is done.
     let nowhere = path("no/r.json");
-    let backup = [&["backup", "--output", &archive, "--report"], &[&nowhere[..]][..], &there].concat();
+    let backup =
+        [&["backup", "--output", &archive, "--report"], &[&nowhere[..]][..], &there].concat();
     refused(&run(&backup), 2, &["--report", "nothing was done"]);
     assert!(!Path::new(&archive).exists());
     let backup = [&["backup", "--output", &archive, "--report", &report][..], &there].concat();
@@ -434,17 +435,27 @@ fn a_registry_that_does_not_run_is_backed_up_removed_restored_and_salvaged() {
     assert_eq!((&told["exit"], &told["good"]), (&json!(4), &json!(false)));
 
     // What is removed is said first, with what no backup has.
-    refused(&run(&[&["destroy"], &there[..]].concat()), 2, &["repositories  0", "without image content"]);
+    refused(
+        &run(&[&["destroy"], &there[..]].concat()),
+        2,
+        &["repositories  0", "without image content"],
+    );
     let gone = run(&[&["destroy", "--keep-storage", "--yes"], &there[..]].concat());
     assert!(gone.status.success() && said(&gone).contains("which stays"), "{}", said(&gone));
-    assert!(Path::new(&data).join("blobs").exists() && !Path::new(&data).join("replica.json").exists());
+    assert!(
+        Path::new(&data).join("blobs").exists() && !Path::new(&data).join("replica.json").exists()
+    );
 
     let restored = fed(&restore, Path::new(&archive));
     assert!(restored.status.success(), "{}", said(&restored));
     assert_eq!(read_json(Path::new(&report))["good"], true);
     let again = fed(&restore, Path::new(&archive));
     let text = String::from_utf8_lossy(&again.stdout).into_owned();
-    assert!(again.status.success() && text.contains("was restored here at"), "{text}{}", said(&again));
+    assert!(
+        again.status.success() && text.contains("was restored here at"),
+        "{text}{}",
+        said(&again)
+    );
     assert!(read_json(Path::new(&report))["restoredBefore"].is_string());
     let aside = fed(&[&restore[..], &["--keep-old"]].concat(), Path::new(&archive));
     let text = String::from_utf8_lossy(&aside.stdout).into_owned();

@@ -14,14 +14,16 @@ use dtr_archive::{ArchiveWriter, Header, Product, SigningKey};
 use dtr_catalog::{LinkCheck, PutManifest, keys, records::*};
 use dtr_recovery::{BackupOptions, Exit};
 use dtr_replica::{
-    StoreOptions, Joining, EtcdOptions, Admission, Before, DataDir, IdentityOptions, InstallError, Opened, Outcome, ReplicaConfig, ReplicaOptions,
-    RestoreRequest, Restored, ServeError, StorageConfig, UserCertificate, backup_offline, bind,
-    destroy, install, open, plan_destroy, put_aside, restore,
+    Admission, Before, DataDir, EtcdOptions, IdentityOptions, InstallError, Joining, Opened,
+    Outcome, ReplicaConfig, ReplicaOptions, RestoreRequest, Restored, ServeError, StorageConfig,
+    StoreOptions, UserCertificate, backup_offline, bind, destroy, install, open, plan_destroy,
+    put_aside, restore,
 };
 use dtr_store::Transaction;
 use dtr_transport::Shutdown;
 use dtr_types::{
-    ClusterId, Digest, Manifest, ReplicaId, RepositoryId, Secret, SystemRandom, Timestamp, media_types,
+    ClusterId, Digest, Manifest, ReplicaId, RepositoryId, Secret, SystemRandom, Timestamp,
+    media_types,
 };
 
 fn options() -> ReplicaOptions {
@@ -429,13 +431,8 @@ async fn a_rehearsal_counts_what_the_archive_brings() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_join_that_is_refused_changes_nothing_either() {
     let world = World::new().await;
-    let etcd = EtcdOptions {
-        host: None,
-        client_port: 1,
-        peer_port: 2,
-        quota_bytes: None,
-        given: None,
-    };
+    let etcd =
+        EtcdOptions { host: None, client_port: 1, peer_port: 2, quota_bytes: None, given: None };
     let admission = Admission {
         cluster: ClusterId::random(&SystemRandom),
         own_member: true,
