@@ -1,7 +1,7 @@
 //! Alerts: what an administrator should do something about.
 
 use dtr_blobs::BlobStorage;
-use dtr_catalog::{Catalog, CatalogError};
+use dtr_catalog::{Catalog, CatalogError, Need, records::Damage};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Alert {
-    /// What kind: `backup`, `storage`, `replica`, `store`.
+    /// What kind: `backup`, `storage`, `content`, `replica`, `store`.
     pub id: String,
     /// `warning` or `critical`.
     pub class: String,
@@ -59,6 +59,7 @@ pub async fn alerts(
     }
     let health = blobs.health().await;
     if let Some(problem) = &health.problem {
+        let problem = health.detail.as_ref().unwrap_or(problem);
         let message = format!("nothing can be pushed: {problem}");
         found.push(alert("storage", "critical", message, "install.md#storage"));
     } else if let (Some(free), Some(total)) = (health.free, health.total)
@@ -70,6 +71,7 @@ pub async fn alerts(
         );
         found.push(alert("storage", "warning", message, "install.md#storage"));
     }
+    found.extend(damaged(catalog).await?);
     for replica in catalog.replicas().await? {
         let late = now.since(replica.reported_at) > REPORT_LATE;
         if late || replica.health != "OK" {
@@ -83,4 +85,54 @@ pub async fn alerts(
         }
     }
     Ok(found)
+}
+
+/// Damaged blobs that have an alert of their own; the rest is counted in one.
+const DAMAGED_NAMED: usize = 20;
+/// Images that such an alert names.
+const NEEDS_NAMED: usize = 20;
+
+/// Content that was lost or altered in the storage, and the images that need it.
+async fn damaged(catalog: &Catalog) -> Result<Vec<Alert>, CatalogError> {
+    let (blobs, count) = catalog.damaged_blobs(DAMAGED_NAMED).await?;
+    let mut found = Vec::new();
+    for blob in &blobs {
+        let wrong = match blob.damage {
+            Damage::Missing => "is missing",
+            Damage::Size => "has another size",
+            Damage::Content => "has other bytes",
+        };
+        let needs = catalog.needed_by(&blob.digest, NEEDS_NAMED + 1).await?;
+        let mut names: Vec<String> = needs.iter().flat_map(names).collect();
+        let more = names.len() > NEEDS_NAMED;
+        names.truncate(NEEDS_NAMED);
+        let needed = match names.as_slice() {
+            [] => "no image needs it".to_owned(),
+            names => format!(
+                "{}{} cannot be pulled",
+                names.join(", "),
+                if more { " and more" } else { "" }
+            ),
+        };
+        let message = format!(
+            "blob {} {wrong} in the blob storage (noticed {}): {needed}; push one of the images that need it again, or put the file back from a copy of the storage",
+            blob.digest, blob.since
+        );
+        found.push(alert("content", "critical", message, "storage.md#lost-content"));
+    }
+    let rest = count.saturating_sub(blobs.len() as u64);
+    if rest > 0 {
+        let message = format!("{rest} more blobs are lost or damaged in the blob storage");
+        found.push(alert("content", "critical", message, "storage.md#lost-content"));
+    }
+    Ok(found)
+}
+
+/// An image by its tags, or by its digest when it has none.
+fn names(need: &Need) -> Vec<String> {
+    let Need { repository, manifest, tags } = need;
+    match tags.as_slice() {
+        [] => vec![format!("{repository}@{manifest}")],
+        tags => tags.iter().map(|tag| format!("{repository}:{tag}")).collect(),
+    }
 }

@@ -229,6 +229,7 @@ pub(crate) async fn cluster_status(
             "health": storage.problem.as_deref().unwrap_or("OK"),
             "free_bytes": storage.free,
             "total_bytes": storage.total,
+            "damaged_blobs": state.catalog.damaged_blobs(1).await?.1,
         },
         "last_backup": state.catalog.last_backup().await?,
     })))

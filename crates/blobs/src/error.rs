@@ -9,6 +9,16 @@ use crate::Appended;
 /// Any error a body may end with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What a service said, in a few words and at length: the source of an error that has both.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{long}")]
+pub struct Told {
+    /// A few words that name no place.
+    pub short: String,
+    /// All of it.
+    pub long: String,
+}
+
 /// Why an operation on the blob storage did not succeed. Nothing that was acknowledged before is lost by any of these.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
@@ -64,7 +74,7 @@ pub enum BlobError {
     },
     /// What is stored is not what was written: the file ends too early.
     #[error(
-        "blob {digest} is damaged: it ends after {actual} of {expected} bytes; restore it from a backup or push it again"
+        "blob {digest} is damaged: it has {actual} of {expected} bytes; push it again or restore it from a backup with images"
     )]
     Corrupt {
         /// Which blob.
@@ -74,6 +84,11 @@ pub enum BlobError {
         /// Bytes that could be read.
         actual: u64,
     },
+    /// What is stored is not what was written: it has the right size and other bytes.
+    #[error(
+        "blob {0} is damaged: its bytes in the storage hash to something else; push it again or restore it from a backup with images"
+    )]
+    Altered(Digest),
     /// No room: the disk, the quota or the bucket is full. Works again when there is room.
     #[error(
         "no room in the blob storage to {action}; free some space (collect garbage, or make the volume larger)"
@@ -133,6 +148,23 @@ impl BlobError {
                 Self::ReadOnly { action, source }
             }
             _ => Self::Unavailable { action, source },
+        }
+    }
+
+    /// What went wrong in a few words that name no place: for what is open to everybody, and for tables.
+    pub fn short(&self) -> String {
+        let told = |source: &io::Error, otherwise: &str| match source.get_ref() {
+            Some(told) => {
+                told.downcast_ref::<Told>().map_or(otherwise, |told| &told.short).to_owned()
+            }
+            None => otherwise.to_owned(),
+        };
+        match self {
+            Self::Full { .. } => "there is no room".to_owned(),
+            Self::ReadOnly { source, .. } => told(source, "it cannot be written to"),
+            Self::Unavailable { source, .. } => told(source, "it cannot be read or written"),
+            Self::NotOurs { why, .. } => why.short().to_owned(),
+            _ => "it does not do what it should".to_owned(),
         }
     }
 

@@ -17,11 +17,13 @@ pub mod disk;
 pub mod simulated;
 
 mod error;
+mod examine;
 mod file;
 mod marked;
 mod model;
 
-pub use error::{AppendError, BlobError, BoxError};
+pub use error::{AppendError, BlobError, BoxError, Told};
+pub use examine::{Found, examine, proven};
 pub use file::{FileStorage, Options};
 pub use marked::MarkedStorage;
 pub use model::{
@@ -38,7 +40,7 @@ use dtr_types::{Algorithm, Digest, Hasher, StorageMark, UploadId};
 /// **The life of an upload**: [`upload_create`](Self::upload_create), any number of
 /// [`upload_append`](Self::upload_append) (each followed by a commit of the upload's record with the size and hash state
 /// that it returned), [`upload_finish`](Self::upload_finish) once the hash is what the client said,
-/// [`publish`](Self::publish) if the catalog does not know the blob yet, the commit of the blob's record, and last
+/// [`publish`](Self::publish), the commit of the blob's record or of a link to it, and last
 /// [`upload_end`](Self::upload_end), which removes what is left of it. `publish` may be repeated until then: a
 /// publication that lost a race against the collector is done again from the same staged bytes.
 ///
@@ -87,6 +89,11 @@ pub trait BlobStorage: Send + Sync + Debug {
 
     /// The storage's mark: whose content it holds. `None` when it has none.
     async fn mark(&self) -> Result<Option<StorageMark>, BlobError>;
+
+    /// Whether a registry of another program keeps its repositories beside the blobs, as the CNCF distribution registry does.
+    async fn has_repositories(&self) -> Result<bool, BlobError> {
+        Ok(false)
+    }
 
     /// Writes the mark, durably, in the place of what is there.
     async fn set_mark(&self, mark: &StorageMark) -> Result<(), BlobError>;

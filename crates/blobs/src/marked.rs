@@ -149,6 +149,10 @@ impl BlobStorage for MarkedStorage {
         self.inner.mark().await
     }
 
+    async fn has_repositories(&self) -> Result<bool, BlobError> {
+        self.inner.has_repositories().await
+    }
+
     async fn set_mark(&self, mark: &StorageMark) -> Result<(), BlobError> {
         self.inner.set_mark(mark).await
     }
@@ -174,7 +178,7 @@ impl BlobStorage for MarkedStorage {
         // The probe is a write: not into what is not ours.
         match self.confirm().await {
             Ok(()) => self.inner.health().await,
-            Err(error) => Health { problem: Some(error.to_string()), free: None, total: None },
+            Err(error) => Health::failed(&error),
         }
     }
 

@@ -95,8 +95,10 @@ impl std::fmt::Debug for Aside {
 /// What a storage says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// `None` when a small write just succeeded, else why it did not.
+    /// `None` when a small write just succeeded, else why it did not: a few words that name no place, for everybody.
     pub problem: Option<String>,
+    /// The same at length, with place and cause, for administrators and the log.
+    pub detail: Option<String>,
     /// Bytes free for use; `None` when the storage has no limit that it knows.
     pub free: Option<u64>,
     /// Bytes altogether; `None` when the storage has no limit that it knows.
@@ -104,6 +106,12 @@ pub struct Health {
 }
 
 impl Health {
+    /// Of a storage that did not do what was asked, and of which nothing else is known.
+    pub fn failed(error: &BlobError) -> Self {
+        let (problem, detail) = (Some(error.short()), Some(error.to_string()));
+        Self { problem, detail, free: None, total: None }
+    }
+
     /// Whether new content can be stored.
     pub fn is_writable(&self) -> bool {
         self.problem.is_none()

@@ -225,6 +225,7 @@ impl Catalog {
                 let transaction = transaction
                     .if_modified_at(keys::blob(digest), *blob)
                     .delete(keys::blob(digest))
+                    .delete(keys::damaged_blob(digest))
                     .delete(keys::candidate(digest));
                 match candidate {
                     Some(found) => transaction.if_modified_at(keys::candidate(digest), *found),

@@ -32,6 +32,7 @@
 //! | `rf/` | digest, repository id, manifest digest | a manifest names content that may be absent; counts where the blob is linked | derived |
 //! | `gc/` | digest | [`Candidate`]: perhaps garbage | derived |
 //! | `x/` | digest | [`CondemnedRecord`]: being removed right now, or was a moment ago | no |
+//! | `dmg/` | digest | [`DamagedBlob`]: its bytes in the storage are known to be lost or wrong | no: a restore asks the storage |
 //! | `md/` | repository id, digest | [`DeletedManifest`]: references still to be dropped | no |
 //! | `ms/` | repository id, digest | [`StagedManifest`]: references and bytes are being written ahead of it | no |
 //! | `u/` | upload id | [`UploadRecord`] | no: an upload is not yet content |
@@ -189,6 +190,8 @@ kinds! {
     Candidate = "gc/", "candidate", None;
     /// Blobs that are being removed.
     Condemned = "x/", "condemned blob", None;
+    /// Blobs that are lost or damaged in the storage.
+    DamagedBlob = "dmg/", "damaged blob", None;
     /// Grants on repositories.
     RepositoryGrant = "gr/", "repository grant", Some("access/repository_grants");
     /// Grants on namespaces.
@@ -200,7 +203,7 @@ kinds! {
 }
 
 /// Tables with mostly few keys, in which nearly all that is looked for is absent.
-pub(crate) const FEW: [&[u8]; 5] = [b"u/", b"x/", b"md/", b"ms/", b"lu/"];
+pub(crate) const FEW: [&[u8]; 6] = [b"u/", b"x/", b"md/", b"ms/", b"lu/", b"dmg/"];
 
 /// Tables that are written all the time, and read when somebody asks for history.
 pub(crate) const SELDOM_READ: [&[u8]; 3] = [b"e/", b"er/", b"gc/"];
@@ -395,6 +398,10 @@ pub fn candidate(digest: &Digest) -> Key<Candidate> {
 }
 /// A blob that is being removed.
 pub fn condemned(digest: &Digest) -> Key<CondemnedRecord> {
+    key(&[&digest.to_string()])
+}
+/// A blob that is lost or damaged in the storage.
+pub fn damaged_blob(digest: &Digest) -> Key<DamagedBlob> {
     key(&[&digest.to_string()])
 }
 /// A manifest whose references are still to be dropped.

@@ -2,8 +2,9 @@
 //!
 //! The rules that keep a blob from vanishing under a push (the collector's half is in `collect`):
 //! 1. Whoever stores bytes first reads the blob's record and condemned marker ([`Catalog::check_link`]).
-//! 2. Present: nothing is published; [`Catalog::link_blob`] demands that the blob's record has not changed.
-//!    Absent: the bytes are published, then [`Catalog::link_new_blob`] demands that the record is still absent.
+//! 2. Then the bytes are published, whatever the record says: what the storage has may be lost or damaged, and these are
+//!    proven. Present: [`Catalog::link_blob`] demands that the blob's record has not changed. Absent:
+//!    [`Catalog::link_new_blob`] demands that it is still absent. Either forgets what was known of a damage.
 //! 3. Both demand that no marker is there, and both renew the candidate, which makes a condemnation in flight fail.
 //! 4. A marker of a removal that has ended stays for a while. Who saw none, or an older one, before the bytes were
 //!    published cannot commit: what was published may have been removed in between.
@@ -30,9 +31,10 @@ pub enum LinkCheck {
         /// The revision at which its last removal ended, if that was not long ago.
         removed: Option<Revision>,
     },
-    /// It is stored: do not publish, [`Catalog::link_blob`] with this revision.
+    /// It has a record: publish the bytes, in the place of what may be damaged, then [`Catalog::link_blob`] with this
+    /// revision.
     Present {
-        /// Its size in bytes.
+        /// Its size in bytes, by the record.
         size: u64,
         /// The revision of its record.
         modified: Revision,
@@ -95,8 +97,8 @@ impl Catalog {
         Ok(all)
     }
 
-    /// Links a blob that is stored. `extra` joins the same commit (such as the end of an upload). `false` when things
-    /// changed since [`Catalog::check_link`]: check again.
+    /// Links a blob that has a record and whose bytes were published after [`Catalog::check_link`]. `extra` joins the same
+    /// commit (such as the end of an upload). `false` when things changed since: check again, and publish again.
     pub async fn link_blob(
         &self,
         repository: &RepositoryId,
@@ -104,7 +106,8 @@ impl Catalog {
         modified: Revision,
         extra: Transaction,
     ) -> Result<bool, CatalogError> {
-        let transaction = extra.if_modified_at(keys::blob(digest), modified);
+        let transaction =
+            extra.if_modified_at(keys::blob(digest), modified).delete(keys::damaged_blob(digest));
         self.commit_link(repository, digest, transaction).await
     }
 
@@ -119,7 +122,7 @@ impl Catalog {
         extra: Transaction,
     ) -> Result<bool, CatalogError> {
         let blob = BlobRecord { digest: *digest, size, stored_at: self.now() };
-        let transaction = extra.create_record(&blob)?;
+        let transaction = extra.create_record(&blob)?.delete(keys::damaged_blob(digest));
         let transaction = match removed {
             Some(removed) => {
                 let key = keys::condemned(digest);

@@ -11,6 +11,7 @@
 mod collector;
 mod lock;
 mod orphans;
+mod recheck;
 mod relink;
 mod scheduler;
 mod tidy;

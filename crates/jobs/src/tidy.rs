@@ -11,7 +11,7 @@ use dtr_store::{At, hold};
 use dtr_types::{Revision, Timestamp};
 use serde::Serialize;
 
-use crate::JobError;
+use crate::{JobError, recheck::recheck};
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -23,6 +23,8 @@ pub struct TidyReport {
     pub manifests: u64,
     /// Uploads that were purged.
     pub uploads: u64,
+    /// Blobs that had been damaged in the storage and are good again.
+    pub mended: u64,
     /// Sessions that were over.
     pub sessions: u64,
     /// Access tokens that had ended.
@@ -75,6 +77,8 @@ pub async fn tidy(
     if keep_from > Revision::ZERO {
         report.compacted_to = hold::compact(&**catalog.store(), now, keep_from).await?;
     }
+    // Last, for it needs the storage.
+    report.mended = recheck(catalog, blobs).await?;
     Ok(report)
 }
 

@@ -11,7 +11,7 @@ use dtr_catalog::records::EventType;
 use dtr_types::{Digest, RepositoryName};
 use futures_util::StreamExt as _;
 
-use crate::{DIGEST_HEADER, OciError, auth::Asked, recorder};
+use crate::{DIGEST_HEADER, OciError, auth::Asked, intact, recorder};
 
 pub(crate) fn header_value(text: impl ToString) -> HeaderValue {
     // Digests, numbers, names: never anything that a header cannot hold.
@@ -54,6 +54,10 @@ pub(crate) async fn get(
     let catalog = &asked.registry.catalog;
     let record = catalog.linked_blob(&repository.id, &digest).await?;
     let record = record.ok_or_else(|| OciError::blob_unknown(&name, &digest))?;
+    // Whoever asks so sends it if it is not there, or shows another repository that it is: the record is not enough.
+    if request.method() == Method::HEAD && !intact::is_stored(asked.registry, &record).await? {
+        return Err(OciError::blob_unknown(&name, &digest));
+    }
     if is_known(&request, &digest) {
         return Ok(not_modified(&digest));
     }
@@ -89,14 +93,7 @@ pub(crate) async fn get(
     if request.method() == Method::HEAD {
         return Ok(response);
     }
-    let reader = asked.registry.blobs.read(&digest, range).await?;
-    if reader.size() != record.size {
-        return Err(OciError::from(dtr_blobs::BlobError::Corrupt {
-            digest,
-            expected: record.size,
-            actual: reader.size(),
-        }));
-    }
+    let reader = intact::read(asked.registry, &record, range).await?;
     *response.body_mut() = Body::from_stream(reader.boxed());
     Ok(response)
 }

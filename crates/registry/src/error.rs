@@ -46,6 +46,11 @@ impl OciError {
         self
     }
 
+    /// What a client is told.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The specification's code.
     pub fn code(&self) -> &'static str {
         self.code
@@ -284,9 +289,12 @@ impl From<BlobError> for OciError {
             BlobError::Body(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", message)
             }
-            BlobError::UploadExists(_)
-            | BlobError::Corrupt { .. }
-            | BlobError::Unsuitable { .. } => Self::internal(&message),
+            BlobError::UploadExists(_) | BlobError::Unsuitable { .. } => Self::internal(&message),
+            // Told as it is: a push heals it.
+            BlobError::Corrupt { .. } | BlobError::Altered(_) => {
+                tracing::error!(error = %message, "a blob is damaged in the storage");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", message)
+            }
         }
     }
 }

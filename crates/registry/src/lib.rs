@@ -14,6 +14,7 @@ mod error;
 mod fresh;
 mod freshness;
 mod front_page;
+mod intact;
 mod listing;
 mod manifests;
 mod mount;
@@ -45,6 +46,7 @@ use dtr_types::{Digest, MediaType, RepositoryId, Revision, UploadId};
 use parking_lot::RwLock;
 
 pub use error::OciError;
+pub use intact::Sampling;
 use path::Endpoint;
 use recorder::Recorder;
 
@@ -87,6 +89,8 @@ pub struct Registry {
     settings: Arc<RwLock<Option<Known>>>,
     recorder: Recorder,
     writers: uploads::Writers,
+    /// Which reads of blobs are hashed.
+    sampler: intact::Sampler,
     /// Sessions that ended here lately: an id of `fresh` would otherwise begin again.
     ended: moka::sync::Cache<UploadId, ()>,
 }
@@ -120,7 +124,14 @@ impl Registry {
         let writers = uploads::Writers::default();
         let ended =
             moka::sync::Cache::builder().max_capacity(ENDED_MAX).time_to_live(ENDED_TTL).build();
-        Self { catalog, blobs, gate, manifests, settings, recorder, writers, ended }
+        let sampler = intact::Sampler::new(Sampling::default());
+        Self { catalog, blobs, gate, manifests, settings, recorder, writers, sampler, ended }
+    }
+
+    /// With another share of reads that are hashed.
+    #[must_use]
+    pub fn with_sampling(self, sampling: Sampling) -> Self {
+        Self { sampler: intact::Sampler::new(sampling), ..self }
     }
 
     /// The routes: `/v2` and everything below it, and `/auth/token`.

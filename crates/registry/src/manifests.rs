@@ -328,7 +328,8 @@ async fn platform(
     if reader.size() > CONFIG_BYTES_MAX {
         return None;
     }
-    let config: Config = serde_json::from_slice(&reader.bytes().await.ok()?).ok()?;
+    let bytes = reader.bytes().await.ok().filter(|bytes| config.digest.matches(bytes))?;
+    let config: Config = serde_json::from_slice(&bytes).ok()?;
     let short = |text: String| text.chars().take(64).collect::<String>();
     Some((short(config.os?), short(config.architecture?)))
 }

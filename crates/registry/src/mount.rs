@@ -1,10 +1,10 @@
 //! Mounts: a blob of one repository becomes readable through another, which saves its upload.
 
 use axum::extract::Request;
-use dtr_catalog::records::Repository;
+use dtr_catalog::{keys, records::Repository};
 use dtr_types::{Digest, RepositoryName};
 
-use crate::{OciError, auth::Asked, uploads::Query};
+use crate::{OciError, auth::Asked, intact, uploads::Query};
 
 /// Repositories that are tried for a mount without a source.
 const MOUNT_SOURCES_MAX: usize = 50;
@@ -16,7 +16,8 @@ pub(crate) fn mount_source(request: &Request) -> Option<RepositoryName> {
     query.get("from")?.parse().ok()
 }
 
-/// Makes a blob of another repository readable through this one, if the caller can read it there.
+/// Makes a blob of another repository readable through this one, if the caller can read it there. One that the storage has
+/// lost is not: the upload that follows brings it again.
 pub(crate) async fn mount(
     asked: &Asked<'_>,
     to: &Repository,
@@ -24,6 +25,10 @@ pub(crate) async fn mount(
     from: Option<&str>,
 ) -> Result<bool, OciError> {
     let catalog = &asked.registry.catalog;
+    match catalog.get(&keys::blob(digest)).await? {
+        Some(found) if intact::is_stored(asked.registry, &found.value).await? => {}
+        _ => return Ok(false),
+    }
     if catalog.linked_blob(&to.id, digest).await?.is_some() {
         return Ok(catalog.mount_blob(&to.id, &to.id, digest).await.unwrap_or(false));
     }

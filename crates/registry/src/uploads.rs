@@ -17,8 +17,8 @@ use axum::{
 use dtr_access::Operation;
 use dtr_blobs::{Appended, BoxError, ByteStream, Staged};
 use dtr_catalog::{
-    Catalog, LinkCheck, Versioned, keys,
-    records::{Repository, UploadRecord},
+    Catalog, LinkCheck, TransactionExt as _, Versioned, keys,
+    records::{BlobRecord, Repository, UploadRecord},
 };
 use dtr_store::{Transaction, together::inherit};
 use dtr_types::{Algorithm, Digest, Hasher, RepositoryName, UploadId};
@@ -237,8 +237,8 @@ async fn to_the_end<T: Send + 'static>(
     })
 }
 
-/// Publishes staged bytes if nobody has yet, and commits the link, together with the end of the session if there is one.
-/// The rules are those of the catalog's `links`.
+/// Publishes staged bytes, also where there are some already (those may be damaged, these are proven), and commits the link,
+/// together with the end of the session if there is one. The rules are those of the catalog's `links`.
 async fn link(
     registry: &Registry,
     repository: &Repository,
@@ -259,8 +259,14 @@ async fn link(
                 tokio::time::sleep(CONDEMNED_WAIT).await;
                 continue;
             }
-            LinkCheck::Present { modified, .. } => {
-                catalog.link_blob(&repository.id, digest, modified, extra()).await?
+            LinkCheck::Present { modified, size } => {
+                registry.blobs.publish(staged, digest).await?;
+                let mut extra = extra();
+                if size != staged.size {
+                    let (digest, size, stored_at) = (*digest, staged.size, catalog.now());
+                    extra = extra.put_record(&BlobRecord { digest, size, stored_at })?;
+                }
+                catalog.link_blob(&repository.id, digest, modified, extra).await?
             }
             LinkCheck::Absent { removed } => {
                 registry.blobs.publish(staged, digest).await?;

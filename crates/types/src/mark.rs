@@ -36,6 +36,18 @@ pub enum NotOurs {
     },
 }
 
+impl NotOurs {
+    /// The same in a few words that name nobody.
+    pub fn short(&self) -> &'static str {
+        match self {
+            Self::Unmarked => "it has no mark of this registry's storage",
+            Self::Other => "it has the mark of another storage",
+            Self::Older => "it is an older copy of the storage",
+            Self::TakenOver { .. } => "another cluster has taken it over",
+        }
+    }
+}
+
 impl std::fmt::Display for NotOurs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

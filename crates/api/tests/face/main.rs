@@ -2,6 +2,7 @@
 //! what each noun does, a backup as a client gets it, and bodies that mean harm.
 
 mod backup;
+mod content;
 mod document;
 mod hostile;
 mod matrix;

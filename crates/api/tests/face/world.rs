@@ -15,7 +15,7 @@ use crate::people::{self, Answer, Who};
 /// What the requests go to.
 pub(crate) struct World {
     pub(crate) people: people::World,
-    _dir: tempfile::TempDir,
+    pub(crate) blobs: Arc<FileStorage>,
 }
 
 impl World {
@@ -42,14 +42,19 @@ impl World {
             identity: Arc::new(people.identity.clone()),
             built_in: Some(people.identity.clone()),
             access: people.access.clone(),
-            scheduler: Arc::new(Scheduler::new(catalog, blobs, ReplicaId::random(&*random))),
+            scheduler: Arc::new(Scheduler::new(
+                catalog,
+                blobs.clone(),
+                ReplicaId::random(&*random),
+            )),
             cluster: None,
             replica: ReplicaId::random(&*random),
             version: "0.0.0",
             reports: Arc::default(),
         };
         people.router = people.router.merge(dtr_api::router(state));
-        Self { people, _dir: dir }
+        people.dir = Some(dir);
+        Self { people, blobs }
     }
 
     /// A request, with a JSON body if one is given.

@@ -20,6 +20,8 @@ use dtr_types::{Algorithm, Digest, UploadId};
 
 /// The directory of all blobs.
 pub(crate) const BLOBS: &str = "docker/registry/v2/blobs";
+/// Where a distribution registry keeps its repositories: a DTR has none.
+pub(crate) const REPOSITORIES: &str = "docker/registry/v2/repositories";
 /// The directory of all uploads.
 pub(crate) const UPLOADS: &str = "uploads";
 /// The file that tells whether the disk can be written.

@@ -179,17 +179,17 @@ impl Inner {
     }
 
     fn health(&self) -> Health {
-        let space = self.disk.space();
-        let problem = self
-            .probe()
-            .err()
-            .map(|e| BlobError::io(format!("write a file in {}", self.disk.name()), e).to_string());
-        match space {
-            Ok(space) => Health { problem, free: Some(space.free), total: Some(space.total) },
-            Err(e) => {
-                Health { problem: problem.or_else(|| Some(e.to_string())), free: None, total: None }
-            }
+        let failed = |e| BlobError::io(format!("write a file in {}", self.disk.name()), e);
+        let written = self.probe().map_err(failed);
+        let space = self.disk.space().map_err(failed);
+        let mut health = match (&written, &space) {
+            (Err(error), _) | (Ok(()), Err(error)) => Health::failed(error),
+            (Ok(()), Ok(_)) => Health { problem: None, detail: None, free: None, total: None },
+        };
+        if let Ok(space) = space {
+            (health.free, health.total) = (Some(space.free), Some(space.total));
         }
+        health
     }
 
     fn stat(&self, digest: &Digest) -> Result<Option<BlobInfo>, BlobError> {
@@ -279,6 +279,11 @@ impl BlobStorage for FileStorage {
         self.run("read the mark", |inner| inner.mark()).await
     }
 
+    async fn has_repositories(&self) -> Result<bool, BlobError> {
+        let repositories = Path::new(layout::REPOSITORIES);
+        self.run("list the storage", |inner| Ok(!inner.sorted(repositories)?.is_empty())).await
+    }
+
     async fn set_mark(&self, mark: &StorageMark) -> Result<(), BlobError> {
         let mark = mark.clone();
         self.run("write the mark", move |inner| inner.set_mark(&mark)).await
@@ -295,7 +300,7 @@ impl BlobStorage for FileStorage {
 
     async fn health(&self) -> Health {
         let checked = self.run("check the storage", |inner| Ok(inner.health())).await;
-        checked.unwrap_or_else(|e| Health { problem: Some(e.to_string()), free: None, total: None })
+        checked.unwrap_or_else(|e| Health::failed(&e))
     }
 
     async fn upload_create(&self, id: &UploadId) -> Result<(), BlobError> {

@@ -111,6 +111,32 @@ pub struct BlobRecord {
 }
 record!(BlobRecord, Blob, |b| keys::blob(&b.digest));
 
+/// A blob whose bytes in the storage are known to be lost or wrong. It counts as absent until they are there again, so
+/// that the next push of it brings them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DamagedBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// When it was noticed.
+    pub since: Timestamp,
+    /// What is wrong with it.
+    pub damage: Damage,
+}
+record!(DamagedBlob, DamagedBlob, |d| keys::damaged_blob(&d.digest));
+
+/// What is wrong with a blob in the storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Damage {
+    /// It is not there.
+    Missing,
+    /// It has another number of bytes than its record says.
+    Size,
+    /// Its bytes hash to something else.
+    Content,
+}
+
 /// A blob that may be garbage: stored or linked and not yet referred to, or its last reference has gone. The collector
 /// walks these and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,8 +15,8 @@ pub use cluster::{
     StorageRecord,
 };
 pub use content::{
-    BlobRecord, Candidate, CondemnedRecord, CondemnedStage, DeletedManifest, ManifestRecord,
-    ReferrerRecord, StagedManifest, TagRecord, UnlinkedBlob, UploadRecord,
+    BlobRecord, Candidate, CondemnedRecord, CondemnedStage, Damage, DamagedBlob, DeletedManifest,
+    ManifestRecord, ReferrerRecord, StagedManifest, TagRecord, UnlinkedBlob, UploadRecord,
 };
 pub use event::{Event, EventObject, EventType};
 pub use identity::{

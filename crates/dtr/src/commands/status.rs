@@ -46,7 +46,13 @@ fn healthy(status: &Value) -> bool {
     fine(&status["identity"])
         && fine(&status["blob_storage"]["health"])
         && status["store"]["trouble"].is_null()
+        && damaged(status) == 0
         && status["replica_health"].as_object().is_some_and(|r| r.values().all(fine))
+}
+
+/// Blobs that are lost or damaged in the storage.
+fn damaged(status: &Value) -> u64 {
+    status.pointer("/blob_storage/damaged_blobs").and_then(Value::as_u64).unwrap_or_default()
 }
 
 fn overview(status: &Value) -> Result<()> {
@@ -77,6 +83,9 @@ fn overview(status: &Value) -> Result<()> {
             },
         ),
     ];
+    if let count @ 1.. = damaged(status) {
+        lines.push(("damaged content", format!("{count} blobs, see the alerts")));
+    }
     for hold in status["store"]["holds"].as_array().into_iter().flatten() {
         let what = format!("{} since {}", field(hold, "purpose"), field(hold, "taken_at"));
         lines.push(("held for", what));
@@ -128,6 +137,10 @@ mod tests {
         let mut status = json!({
             "identity": "OK", "blob_storage": {"health": "OK"}, "replica_health": {"a": "OK"},
         });
+        assert!(healthy(&status));
+        status["blob_storage"]["damaged_blobs"] = json!(1);
+        assert!(!healthy(&status));
+        status["blob_storage"]["damaged_blobs"] = json!(0);
         assert!(healthy(&status));
         status["replica_health"]["b"] = json!("has not reported since yesterday");
         assert!(!healthy(&status));

@@ -196,6 +196,7 @@ impl World {
             let linked = match self.catalog.check_link(&digest).await.expect("reads") {
                 LinkCheck::Condemned => Ok(false),
                 LinkCheck::Present { modified, .. } => {
+                    self.blobs.put(&digest, None, body(bytes.clone())).await.expect("stored");
                     self.catalog.link_blob(repository, &digest, modified, Transaction::new()).await
                 }
                 LinkCheck::Absent { removed } => {

@@ -13,8 +13,8 @@ use std::{
 };
 
 use dtr_archive::{Header, Manifest as Proof, ReadOptions};
-use dtr_blobs::{BlobError, BlobStorage};
-use dtr_types::{Digest, Hasher};
+use dtr_blobs::{BlobStorage, Found, examine};
+use dtr_types::Digest;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
@@ -320,7 +320,7 @@ pub(crate) async fn ask(
     let deep = report.deep;
     let mut answers = stream::iter(blobs)
         .map(|(digest, size)| async move {
-            let state = state(storage, &digest, size, deep)
+            let state = examine(&**storage, &digest, Some(size), deep)
                 .await
                 .map_err(|source| RecoveryError::Blob { digest: Box::new(digest), source })?;
             Ok::<_, RecoveryError>((digest, state))
@@ -329,48 +329,13 @@ pub(crate) async fn ask(
     while let Some((digest, state)) = answers.try_next().await? {
         report.checked += 1;
         match state {
-            State::Good => continue,
-            State::Missing => report.missing.push(digest.to_string()),
-            State::Damaged => report.damaged.push(digest.to_string()),
+            Found::Good => continue,
+            Found::Missing => report.missing.push(digest.to_string()),
+            Found::OtherSize | Found::OtherBytes => report.damaged.push(digest.to_string()),
         }
         lacking.push(digest);
     }
     Ok(lacking)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Good,
-    Missing,
-    Damaged,
-}
-
-async fn state(
-    storage: &Arc<dyn BlobStorage>,
-    digest: &Digest,
-    size: u64,
-    deep: bool,
-) -> Result<State, BlobError> {
-    match storage.stat(digest).await? {
-        None => return Ok(State::Missing),
-        Some(info) if info.size != size => return Ok(State::Damaged),
-        Some(_) if !deep => return Ok(State::Good),
-        Some(_) => {}
-    }
-    let mut reader = match storage.read(digest, None).await {
-        Ok(reader) => reader,
-        Err(BlobError::NotFound(_)) => return Ok(State::Missing),
-        Err(error) => return Err(error),
-    };
-    let mut hasher = Hasher::new(digest.algorithm());
-    while let Some(block) = reader.next().await {
-        match block {
-            Ok(block) => hasher.update(&block),
-            Err(BlobError::Corrupt { .. }) => return Ok(State::Damaged),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(if hasher.finish() == *digest { State::Good } else { State::Damaged })
 }
 
 impl fmt::Display for VerifyReport {

@@ -3,6 +3,7 @@
 
 mod derived;
 mod faults;
+mod heal;
 mod hostile;
 mod large;
 mod lists;

@@ -14,7 +14,7 @@ use dtr_catalog::{
     records::{AccessLevel, NamespaceGrant, Repository, RepositoryGrant, Settings, Visibility},
 };
 use dtr_identity::{Actor, BuiltIn, BuiltInOptions, Cost, NewAccount, NewTeam};
-use dtr_registry::Registry;
+use dtr_registry::{Registry, Sampling};
 use dtr_store_embedded::EmbeddedStore;
 use dtr_types::{
     AccountId, Clock as _, ClusterId, Digest, ManualClock, RepositoryId, Secret, SeededRandom,
@@ -141,7 +141,7 @@ pub struct World {
     pub org: AccountId,
     pub public: Repository,
     pub private: Repository,
-    dir: Option<tempfile::TempDir>,
+    pub dir: Option<tempfile::TempDir>,
 }
 
 /// A request that is being put together.
@@ -221,6 +221,7 @@ impl World {
         let access = Access::new(catalog.clone(), &cluster, Arc::new(identity.clone()));
         let access = access.await.expect("opens");
         let registry = Registry::new(catalog.clone(), Arc::new(blobs), access.clone());
+        let registry = registry.with_sampling(Sampling::ALL);
         let router = registry.router();
         let (clock, org) = (self.clock.clone(), self.org.clone());
         let (public, private) = (self.public.clone(), self.private.clone());
@@ -274,8 +275,37 @@ impl World {
         let access = Access::new(catalog.clone(), &cluster, Arc::new(identity.clone()));
         let access = access.await.expect("opens");
         let registry = Registry::new(catalog.clone(), blobs, access.clone());
+        let registry = registry.with_sampling(Sampling::ALL);
         let router = registry.router();
         Self { catalog, identity, access, registry, router, clock, org, public, private, dir: None }
+    }
+
+    /// The folder of blobs.
+    pub fn blobs_dir(&self) -> &std::path::Path {
+        self.dir.as_ref().expect("in a folder").path()
+    }
+
+    /// The file of a blob.
+    pub fn blob_file(&self, digest: &Digest) -> std::path::PathBuf {
+        let hex = digest.hex();
+        let blobs = self.blobs_dir().join("docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex.as_str()).join("data")
+    }
+
+    /// The same, with another share of reads that are hashed.
+    pub fn sampled(mut self, sampling: Sampling) -> Self {
+        self.registry = self.registry.with_sampling(sampling);
+        self.router = self.registry.router();
+        self
+    }
+
+    /// What comes in answer to a GET: all bytes, or the error that cuts them off.
+    pub async fn body_of(&self, path: &str) -> Result<Bytes, axum::Error> {
+        let call = self.own("GET", path);
+        let request = call.request.body(Body::empty()).expect("a request");
+        let response = self.router.clone().oneshot(request).await.expect("answers");
+        assert_eq!(response.status(), StatusCode::OK);
+        to_bytes(response.into_body(), usize::MAX).await
     }
 
     pub async fn answer(&self, request: Request<Body>) -> Answer {
