@@ -1,4 +1,5 @@
-//! The operating system's files. Files are made with mode 0600, directories with 0700.
+//! The operating system's files. Files are made with mode 0600, directories with 0700. A symbolic link is never followed
+//! where a file is expected: it counts as no file, as whoever can make one would otherwise choose what is served.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -10,7 +11,10 @@ use std::{
 };
 
 use dtr_types::Timestamp;
-use rustix::fs::Advice;
+use rustix::{
+    fs::{Advice, OFlags},
+    io::Errno,
+};
 
 use super::{Disk, DiskFile, FileInfo, Open, Space};
 
@@ -52,16 +56,22 @@ impl Disk for RealDisk {
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
         let mut options = OpenOptions::new();
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         match how {
             Open::Read => options.read(true),
             Open::Write => options.write(true),
             Open::Create => options.write(true).create_new(true).mode(0o600),
         };
-        Ok(Box::new(RealFile(options.open(self.root.join(path))?)))
+        let file =
+            options.open(self.root.join(path)).map_err(|e| match Errno::from_io_error(&e) {
+                Some(Errno::LOOP) => io::ErrorKind::NotFound.into(),
+                _ => e,
+            })?;
+        Ok(Box::new(RealFile(file)))
     }
 
     fn info(&self, path: &Path) -> io::Result<FileInfo> {
-        Ok(file_info(&fs::metadata(self.root.join(path))?))
+        Ok(file_info(&fs::symlink_metadata(self.root.join(path))?))
     }
 
     fn names(&self, path: &Path) -> io::Result<Vec<String>> {
