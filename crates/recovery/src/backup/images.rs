@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use dtr_archive::oci::Index;
-use dtr_blobs::BlobError;
+use dtr_blobs::{BlobError, Found, examine, proven};
 use dtr_catalog::{
     Batch, Cursor, Kind, keys,
-    records::{BlobRecord, Repository, TagRecord},
+    records::{BlobRecord, Damage, Repository, TagRecord},
 };
 use dtr_store::At;
 use dtr_types::{Digest, RepositoryId};
@@ -57,11 +57,16 @@ impl Reading<'_> {
         self.send(Piece::OciIndex(index)).await
     }
 
-    /// Copies a blob; false when the storage does not have it, which the report says.
+    /// Copies a blob; false when the storage does not have it, or is known to have it damaged, which the report says. A damage
+    /// that shows while it is copied ends this backup, and is known to the next.
     async fn blob(&mut self, blob: &BlobRecord) -> Result<bool, RecoveryError> {
         let digest = &blob.digest;
+        if self.job.catalog.damage(digest).await?.is_some() {
+            self.sums.missing.push(digest.to_string());
+            return Ok(false);
+        }
         let mut reader = match self.job.blobs.read(digest, None).await {
-            Ok(reader) if reader.size() == blob.size => reader,
+            Ok(reader) if reader.size() == blob.size => proven(reader, *digest),
             Ok(_) | Err(BlobError::NotFound(_)) => {
                 self.sums.missing.push(digest.to_string());
                 return Ok(false);
@@ -70,6 +75,9 @@ impl Reading<'_> {
         };
         self.send(Piece::BlobBegin(*digest, blob.size)).await?;
         while let Some(block) = reader.next().await {
+            if matches!(block, Err(BlobError::Altered(_))) {
+                self.record_damage(digest).await?;
+            }
             let mut block = block.map_err(failed(digest))?;
             self.progress.blob_bytes += block.len() as u64;
             while !block.is_empty() {
@@ -82,6 +90,17 @@ impl Reading<'_> {
         self.progress.blobs += 1;
         self.tell();
         Ok(true)
+    }
+
+    /// Looks at a blob once more, and records that it is damaged.
+    async fn record_damage(&self, digest: &Digest) -> Result<(), RecoveryError> {
+        let catalog = &self.job.catalog;
+        let Some(suspicion) = catalog.suspect(digest).await? else { return Ok(()) };
+        let found = examine(&*self.job.blobs, digest, Some(suspicion.size()), true).await;
+        if found.map_err(failed(digest))? == Found::OtherBytes {
+            catalog.record_damage(&suspicion, Damage::Content).await?;
+        }
+        Ok(())
     }
 
     /// Manifests are content like any other in a layout; the same one of several repositories goes in once.

@@ -5,6 +5,7 @@ use std::{
     sync::Mutex,
 };
 
+use dtr_blobs::{Found, examine};
 use dtr_catalog::{
     Kind, Loader, RestoredContent,
     records::{BlobRecord, ClusterRecord, Settings},
@@ -34,10 +35,14 @@ pub(super) struct Loading<'a> {
     pub(super) settings: Option<Settings>,
     /// The accounts, if they are for a service elsewhere.
     pub(super) identity: AccountRecords,
-    /// Blobs that the storage has not, so far: 65 bytes for each.
+    /// Blobs that the storage has not, or not as they should be, so far: 65 bytes for each.
     missing: HashSet<Digest>,
     /// In a dry run, those that would come from the archive.
     pub(super) would_come: u64,
+    /// Those of them that it has, damaged.
+    damaged: HashSet<Digest>,
+    /// Damaged blobs of which the archive had the content.
+    mended: u64,
     storage: StorageReport,
     progress: Progress,
 }
@@ -54,6 +59,8 @@ impl<'a> Loading<'a> {
             identity: AccountRecords::default(),
             missing: HashSet::new(),
             would_come: 0,
+            damaged: HashSet::new(),
+            mended: 0,
             storage: StorageReport::default(),
             progress: Progress { phase: "records", ..Progress::default() },
         }
@@ -71,7 +78,11 @@ impl<'a> Loading<'a> {
             .collect();
         if !blobs.is_empty() {
             let storage = &self.job.target.blobs;
-            for digest in verify::ask(storage, blobs, &mut self.storage).await? {
+            let known = self.storage.damaged.len();
+            let lacking = verify::ask(storage, blobs, &mut self.storage).await?;
+            let damaged = self.storage.damaged[known..].iter();
+            self.damaged.extend(damaged.filter_map(|text| text.parse::<Digest>().ok()));
+            for digest in lacking {
                 self.missing.insert(digest);
                 // Who needs it is found in the store afterwards; a dry run has none.
                 if self.job.options.dry_run {
@@ -148,9 +159,29 @@ impl<'a> Loading<'a> {
         Ok(())
     }
 
-    /// Whether the archive's content of a digest is wanted: it is that of a blob, and the storage has it not.
-    pub(super) fn wants(&self, digest: &Digest) -> bool {
-        !self.job.options.dry_run && self.missing.contains(digest)
+    /// Whether the archive's content of a digest is wanted: it is that of a blob, and the storage has it not, or other bytes.
+    /// What the storage has is hashed for that: its size alone says nothing of a bad disk.
+    pub(super) async fn wants(&mut self, digest: &Digest) -> Result<bool, RecoveryError> {
+        if self.job.options.dry_run || !self.checks.references.knows_blob(digest) {
+            return Ok(false);
+        }
+        if self.missing.contains(digest) {
+            return Ok(true);
+        }
+        let found = examine(&*self.job.target.blobs, digest, None, true)
+            .await
+            .map_err(|source| RecoveryError::Blob { digest: Box::new(*digest), source })?;
+        if found == Found::Good {
+            return Ok(false);
+        }
+        self.missing.insert(*digest);
+        self.damaged.insert(*digest);
+        Ok(true)
+    }
+
+    /// Damaged blobs that came from the archive.
+    pub(super) fn mended(&self) -> u64 {
+        self.mended
     }
 
     /// In a dry run, notes that the archive has the content of a blob that the storage lacks.
@@ -164,6 +195,7 @@ impl<'a> Loading<'a> {
     /// The content of a blob has come from the archive.
     pub(super) fn has_come(&mut self, digest: &Digest) {
         self.missing.remove(digest);
+        self.mended += u64::from(self.damaged.remove(digest));
         self.progress.phase = "images";
         self.progress.blobs += 1;
         if let Some(tell) = &self.job.options.progress {

@@ -258,7 +258,7 @@ impl<'a> Job<'a> {
                 Piece::Lines(lines) => loading.lines(&lines).await?,
                 Piece::BlobBegin(digest) => {
                     loading.checks.image(&digest);
-                    if loading.wants(&digest) {
+                    if loading.wants(&digest).await? {
                         staging.begin(digest).await?;
                     }
                     loading.would_come(&digest);
@@ -319,6 +319,7 @@ impl<'a> Job<'a> {
         report.blobs_missing_count = loading.missing_count();
         report.blobs_missing = loading.forget_missing().await?;
         report.blobs_restored = staging.published();
+        report.blobs_mended = loading.mended();
         if report.salvaged.is_some() {
             // What was lost of these would keep the registry from starting.
             keys::ensure_assets(&self.target.catalog).await?;

@@ -45,6 +45,9 @@ pub struct RestoreReport {
     pub blobs: u64,
     /// Blobs whose content came from the archive.
     pub blobs_restored: u64,
+    /// Those of them that the storage had, damaged.
+    #[serde(default)]
+    pub blobs_mended: u64,
     /// Blobs whose content is nowhere.
     pub blobs_missing_count: u64,
     /// The same by the repositories that need them.
@@ -117,6 +120,7 @@ pub(super) fn begin(job: &Job<'_>, loading: &Loading<'_>) -> RestoreReport {
         owners: OwnerReport::default(),
         blobs: loading.checks.references.blob_count,
         blobs_restored: 0,
+        blobs_mended: 0,
         blobs_missing_count: 0,
         blobs_missing: BTreeMap::new(),
         blobs_lost_before: loading.checks.references.lacking.listed.clone(),
@@ -166,6 +170,9 @@ impl fmt::Display for RestoreReport {
             "  blobs: {there} of {} there ({} from the archive)",
             self.blobs, self.blobs_restored
         )?;
+        if self.blobs_mended > 0 {
+            writeln!(f, "    {} damaged in the storage, replaced", self.blobs_mended)?;
+        }
         bounded::by_repository(f, &self.blobs_missing, "    MISSING for ")?;
         let lost = self.blobs_lost_before.iter();
         let lost = lost.map(|blob| format!("    lost before the backup: {blob}"));

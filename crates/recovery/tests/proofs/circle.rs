@@ -9,8 +9,8 @@ use dtr_blobs::{
 };
 use dtr_catalog::records::{ClusterRecord, IdentitySource, Settings};
 use dtr_recovery::{
-    BackupOptions, Exit, RecoveryError, Refusal, RestoreOptions, VerifyOptions, ensure_archive_key,
-    inspect, verify,
+    BackupOptions, Exit, RecoveryError, Refusal, RestoreOptions, VerifyOptions, backup,
+    ensure_archive_key, inspect, verify,
 };
 use dtr_store::At;
 use dtr_types::StorageMark;
@@ -290,4 +290,66 @@ async fn inspection_lists_what_is_inside() {
         (found.users, found.organizations),
         (vec!["alice".to_owned()], vec!["corp".to_owned()])
     );
+}
+
+/// The files of the blobs in a storage.
+fn blob_files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(blob_files(&path)),
+            false if path.ends_with("data") => found.push(path),
+            false => {}
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Removed, cut, and altered with the same size, which only their hash shows: the archive has the right bytes of all.
+#[tokio::test]
+async fn what_is_damaged_in_the_storage_comes_from_the_archive() {
+    let world = World::installed(41).await;
+    world.fill().await;
+    let with_images = BackupOptions { with_images: true, ..options() };
+    let (archive, _) = world.backup(with_images.clone()).await;
+    let files = blob_files(world.folder.path());
+    let good: Vec<_> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    for file in &files[..2] {
+        let mut bytes = std::fs::read(file).unwrap();
+        bytes[0] ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    }
+    std::fs::write(&files[2], &good[2][..good[2].len() - 1]).unwrap();
+    std::fs::remove_file(&files[3]).unwrap();
+
+    // The next backup with images names what is wrong with the first, the one after that leaves it out and says so.
+    let next = backup(&world.catalog, &world.blobs, with_images.clone(), Vec::new()).await;
+    let error = next.expect_err("damaged").to_string();
+    assert!(error.contains("damaged"), "{error}");
+    let mut left_out = 0;
+    for _ in 0..3 {
+        if let Ok((_, report)) =
+            backup(&world.catalog, &world.blobs, with_images.clone(), Vec::new()).await
+        {
+            assert_eq!(report.exit(), Exit::Incomplete, "{report}");
+            left_out += 1;
+        }
+    }
+    assert!(left_out > 0, "there is no backup from the day on which content was damaged");
+
+    let target = world.beside(42).await;
+    let back = target.restore(&archive, RestoreOptions::new(VERSION)).await.unwrap();
+    assert_eq!(back.exit(), Exit::Done, "{back}");
+    assert_eq!((back.blobs_restored, back.blobs_mended), (4, 3), "{back}");
+    assert!(back.to_string().contains("3 damaged in the storage, replaced"), "{back}");
+    for (file, bytes) in files.iter().zip(&good) {
+        assert_eq!(&std::fs::read(file).unwrap(), bytes, "{}", file.display());
+    }
+    assert_eq!(check(&archive, Some(&target)).await.exit(), Exit::Done);
+    // What is good is not written again.
+    let again = world.beside(43).await;
+    let back = again.restore(&archive, RestoreOptions::new(VERSION)).await.unwrap();
+    assert_eq!((back.blobs_restored, back.blobs_mended), (0, 0), "{back}");
 }

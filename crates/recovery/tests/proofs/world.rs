@@ -33,7 +33,7 @@ pub struct World {
     pub alice: Account,
     pub corp: Account,
     pub team: Team,
-    _folder: Arc<tempfile::TempDir>,
+    pub folder: Arc<tempfile::TempDir>,
 }
 
 pub const VERSION: &str = "1.0.0";
@@ -98,7 +98,7 @@ impl World {
             alice,
             corp,
             team,
-            _folder: folder,
+            folder,
         }
     }
 
