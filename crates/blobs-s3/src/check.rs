@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use dtr_blobs::{BlobError, Health};
 use dtr_types::StorageMark;
-use object_store::{ObjectStoreExt as _, path::Path};
+use futures_util::TryStreamExt as _;
+use object_store::{ObjectStore as _, ObjectStoreExt as _, path::Path};
 
 use crate::client::Bucket;
 
 /// A service that does not answer within this is not well.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A bucket does not become another by itself, as a folder does: so a push need not ask each time.
 pub(crate) const MARK_IS_GOOD_FOR: Duration = Duration::from_secs(2);
@@ -27,14 +28,34 @@ pub(crate) async fn mark(bucket: &Bucket) -> Result<Option<StorageMark>, BlobErr
     StorageMark::parse(&text).map(Some).map_err(damaged)
 }
 
-/// Writes, reads, lists and deletes an object.
+/// Whether a distribution registry keeps its repositories here.
+pub(crate) async fn has_repositories(bucket: &Bucket) -> Result<bool, BlobError> {
+    let folder = bucket.layout.repositories();
+    let first = bucket.store.list(Some(&folder)).try_next().await;
+    Ok(first.map_err(|e| bucket.failed("list", &folder, e))?.is_some())
+}
+
+/// Writes, reads, lists and deletes an object. Where it is left behind, the error names it.
 pub(crate) async fn probe(bucket: &Bucket) -> Result<(), BlobError> {
     let content = bucket.random.hex(32);
     let key = bucket.layout.probe(&bucket.random.hex(16));
-    bucket.put(&key, content.clone().into()).await?;
-    let read = read_back(bucket, &key, &content).await;
-    let deleted = bucket.delete_all(vec![key]).await;
-    read.and(deleted)
+    bucket.put_blob(&key, content.clone().into()).await?;
+    let read = match read_back(bucket, &key, &content).await {
+        Ok(()) => bucket.check_wishes(&key).await,
+        error => error,
+    };
+    match (read, bucket.delete_all(vec![key.clone()]).await) {
+        (read, Ok(())) => read,
+        (Ok(()), Err(error)) => Err(left_behind(bucket, &key, &error)),
+        (Err(error), Err(_)) => Err(left_behind(bucket, &key, &error)),
+    }
+}
+
+fn left_behind(bucket: &Bucket, key: &Path, error: &BlobError) -> BlobError {
+    BlobError::Unsuitable {
+        root: bucket.place().to_owned(),
+        reason: format!("{error}. The object {key} of this check is left in it: delete it"),
+    }
 }
 
 async fn read_back(bucket: &Bucket, key: &Path, content: &str) -> Result<(), BlobError> {
@@ -59,17 +80,19 @@ async fn read_back(bucket: &Bucket, key: &Path, content: &str) -> Result<(), Blo
 pub(crate) async fn health(bucket: &Bucket) -> Health {
     let written = tokio::time::timeout(PATIENCE, async {
         let key = bucket.layout.probe(&bucket.random.hex(16));
-        bucket.put(&key, "probe".into()).await?;
-        bucket.delete_all(vec![key]).await
+        bucket.try_write(&key).await
     });
-    let problem = match written.await {
-        Ok(Ok(())) => None,
-        Ok(Err(e)) => Some(e.to_string()),
-        Err(_) => {
-            Some(format!("{} does not answer within {} s", bucket.place(), PATIENCE.as_secs()))
-        }
-    };
-    Health { problem, free: None, total: None }
+    let seconds = PATIENCE.as_secs();
+    match written.await {
+        Ok(Ok(())) => Health { problem: None, detail: None, free: None, total: None },
+        Ok(Err(error)) => Health::failed(&error),
+        Err(_) => Health {
+            problem: Some(format!("the service does not answer within {seconds} s")),
+            detail: Some(format!("{} does not answer within {seconds} s", bucket.place())),
+            free: None,
+            total: None,
+        },
+    }
 }
 
 /// The key of a token, if its text can be one.

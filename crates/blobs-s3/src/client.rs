@@ -5,7 +5,7 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dtr_blobs::BlobError;
-use dtr_types::Random;
+use dtr_types::{Random, UploadId};
 use http::{HeaderName, HeaderValue, Method};
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, ObjectStore as _, PutMode,
@@ -20,10 +20,22 @@ use tokio::sync::Semaphore;
 
 use crate::{S3Settings, error, layout::Layout};
 
-/// Tries of one request, and how long there may be new ones: a service that restarts is waited for, one that is away is
-/// told to the client while it still listens.
-const RETRIES: usize = 12;
+/// How long a request is tried again: a service that restarts is waited for, one that is away is told to the client while it
+/// still listens. The time alone ends it, however fast each try fails.
 const RETRY_FOR: Duration = Duration::from_secs(30);
+/// The same for a look at whether the service is well, which is to say how it is now.
+const PROBE_FOR: Duration = Duration::from_secs(2);
+/// More tries than there is time for.
+const RETRIES: usize = 10_000;
+/// Pauses between tries: a random time from the first on, up to three times the last.
+const PAUSES: BackoffConfig = BackoffConfig {
+    init_backoff: Duration::from_millis(150),
+    max_backoff: Duration::from_secs(3),
+    base: 3.0,
+};
+/// What the pieces of an upload, and the blob made of them, carry as metadata: which upload it was. So it can be told whether
+/// a blob is the one that was just made.
+const UPLOAD: &str = "dtr-upload";
 /// How often a blob's name is tried that other requests for it keep busy, and the first pause; each is twice the last.
 const CONFLICT_TRIES: u32 = 6;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
@@ -35,6 +47,8 @@ pub(crate) const GRAIN: usize = 1024;
 /// A bucket, and where in it everything is.
 pub(crate) struct Bucket {
     pub store: AmazonS3,
+    /// The same bucket, without patience.
+    pub probing: AmazonS3,
     pub layout: Layout,
     pub random: Arc<dyn Random>,
     /// Memory for content on its way in, in units of [`GRAIN`].
@@ -43,6 +57,14 @@ pub(crate) struct Bucket {
     place: String,
     name: String,
     class: String,
+    encrypt: bool,
+}
+
+/// What is seen of a blob: its size, and of which upload it was made, if that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub size: u64,
+    pub upload: Option<String>,
 }
 
 impl fmt::Debug for Bucket {
@@ -86,16 +108,7 @@ impl Bucket {
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&settings.bucket)
             .with_region(settings.region())
-            .with_http_connector(Connector(http.clone()))
-            .with_retry(RetryConfig {
-                max_retries: RETRIES,
-                retry_timeout: RETRY_FOR,
-                backoff: BackoffConfig {
-                    init_backoff: Duration::from_millis(100),
-                    max_backoff: Duration::from_secs(4),
-                    base: 2.0,
-                },
-            });
+            .with_http_connector(Connector(http.clone()));
         let path_style = settings.forcepathstyle.unwrap_or(!settings.regionendpoint.is_empty());
         if let Some(endpoint) = settings.endpoint() {
             // With the bucket in the host name, the endpoint must bring it.
@@ -123,8 +136,13 @@ impl Bucket {
                 builder.with_sse_kms_encryption(&settings.keyid)
             };
         }
+        let build = |retry_timeout| {
+            let retry = RetryConfig { max_retries: RETRIES, retry_timeout, backoff: PAUSES };
+            builder.clone().with_retry(retry).build().map_err(|e| error::chain(&e))
+        };
         Ok(Self {
-            store: builder.build().map_err(|e| error::chain(&e))?,
+            store: build(RETRY_FOR)?,
+            probing: build(PROBE_FOR)?,
             layout: Layout::new(settings.root()?),
             random,
             pool: Arc::new(Semaphore::new(POOL / GRAIN)),
@@ -132,6 +150,7 @@ impl Bucket {
             place: settings.to_string(),
             name: settings.bucket.clone(),
             class: settings.storageclass.trim().to_owned(),
+            encrypt: settings.encrypt,
         })
     }
 
@@ -159,10 +178,13 @@ impl Bucket {
     }
 
     /// What blobs are marked with.
-    fn attributes(&self) -> Attributes {
+    fn attributes(&self, upload: Option<&UploadId>) -> Attributes {
         let mut attributes = Attributes::new();
         if !self.class.is_empty() {
             attributes.insert(Attribute::StorageClass, self.class.clone().into());
+        }
+        if let Some(upload) = upload {
+            attributes.insert(Attribute::Metadata(UPLOAD.into()), upload.to_string().into());
         }
         attributes
     }
@@ -178,10 +200,24 @@ impl Bucket {
         put.map(drop).map_err(|e| self.failed("write", key, e))
     }
 
+    /// Writes a piece of an upload.
+    pub(crate) async fn put_piece(
+        &self,
+        upload: &UploadId,
+        key: &Path,
+        payload: PutPayload,
+    ) -> Result<(), BlobError> {
+        let mut options = PutOptions::default();
+        options.attributes.insert(Attribute::Metadata(UPLOAD.into()), upload.to_string().into());
+        let put = self.store.put_opts(key, payload, options).await;
+        put.map(drop).map_err(|e| self.failed("write", key, e))
+    }
+
     /// Writes a blob.
     pub(crate) async fn put_blob(&self, key: &Path, payload: PutPayload) -> Result<(), BlobError> {
         let put = self.unless_another(|| {
-            let options = PutOptions { attributes: self.attributes(), ..PutOptions::default() };
+            let attributes = self.attributes(None);
+            let options = PutOptions { attributes, ..PutOptions::default() };
             self.store.put_opts(key, payload.clone(), options)
         });
         put.await.map(drop).map_err(|e| self.failed("write", key, e))
@@ -195,7 +231,7 @@ impl Bucket {
     }
 
     /// Does it again where the service says "conflict": another request for the same name runs. Services refuse one of two
-    /// with that, and every request for a blob's name writes the same bytes.
+    /// with that, and every request for a blob's name writes the same bytes. Other things that are in the way stay there.
     async fn unless_another<T, F>(&self, request: impl Fn() -> F) -> object_store::Result<T>
     where
         F: Future<Output = object_store::Result<T>>,
@@ -203,7 +239,9 @@ impl Bucket {
         let mut pause = CONFLICT_PAUSE;
         for _ in 1..CONFLICT_TRIES {
             match request().await {
-                Err(object_store::Error::AlreadyExists { .. }) => tokio::time::sleep(pause).await,
+                Err(e) if error::is_conflict(&e) && !error::is_in_the_way(&e) => {
+                    tokio::time::sleep(pause).await;
+                }
                 done => return done,
             }
             pause *= 2;
@@ -216,7 +254,12 @@ impl Bucket {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(key, PutPayload::default(), options).await {
             Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            // That, or something else that is in the way of it, or the trace of one that was deleted.
+            Err(e) if error::is_conflict(&e) => match self.size(key).await? {
+                Some(_) => Ok(false),
+                None if error::is_in_the_way(&e) => Err(self.failed("write", key, e)),
+                None => self.put(key, PutPayload::default()).await.map(|()| true),
+            },
             Err(e) if error::code(&e.to_string()) == Some("NotImplemented") => {
                 if self.size(key).await?.is_some() {
                     return Ok(false);
@@ -225,6 +268,15 @@ impl Bucket {
             }
             Err(e) => Err(self.failed("write", key, e)),
         }
+    }
+
+    /// What is seen of a blob.
+    pub(crate) async fn seen(&self, key: &Path) -> Result<Option<Seen>, BlobError> {
+        let options = object_store::GetOptions { head: true, ..Default::default() };
+        let got = self.store.get_opts(key, options).await;
+        let Some(got) = self.unless_missing("look at", key, got)? else { return Ok(None) };
+        let upload = got.attributes.get(&Attribute::Metadata(UPLOAD.into()));
+        Ok(Some(Seen { size: got.meta.size, upload: upload.map(|text| text.to_string()) }))
     }
 
     /// The size of an object.
@@ -248,6 +300,49 @@ impl Bucket {
         }
     }
 
+    /// Writes and deletes a small object without much patience: how the service is now.
+    pub(crate) async fn try_write(&self, key: &Path) -> Result<(), BlobError> {
+        use object_store::ObjectStoreExt as _;
+        let put = self.probing.put(key, "probe".into()).await;
+        put.map_err(|e| self.failed("write", key, e))?;
+        let deleted = self.probing.delete(key).await;
+        self.unless_missing("delete", key, deleted).map(drop)
+    }
+
+    /// Compares what the service says of a blob with what was asked for: some services take the wish for encryption, or for a
+    /// storage class, without a word and do not follow it.
+    pub(crate) async fn check_wishes(&self, key: &Path) -> Result<(), BlobError> {
+        if self.class.is_empty() && !self.encrypt {
+            return Ok(());
+        }
+        let url = self.store.signed_url(Method::HEAD, key, Duration::from_secs(60)).await;
+        let url = url.map_err(|e| self.failed("look at", key, e))?;
+        let action = || format!("look at {key}");
+        let answer = self.http.head(url).timeout(Duration::from_secs(30)).send().await;
+        let answer = answer.and_then(reqwest::Response::error_for_status).map_err(|e| {
+            let denied = e.status().is_some_and(|status| status.as_u16() == 403);
+            error::by_text(&self.place, action(), denied, error::chain(&e.without_url()))
+        })?;
+        let said = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let unsuitable =
+            |reason: String| Err(BlobError::Unsuitable { root: self.place.clone(), reason });
+        if self.encrypt && said("x-amz-server-side-encryption").is_none() {
+            return unsuitable(
+                "the service takes the wish for encryption (encrypt) and does not follow it: content would lie there in clear. Leave \
+                 encrypt away if that is fine, or encrypt the service's disks"
+                    .to_owned(),
+            );
+        }
+        let class = said("x-amz-storage-class").unwrap_or("STANDARD");
+        if !self.class.is_empty() && !class.eq_ignore_ascii_case(&self.class) {
+            return unsuitable(format!(
+                "the service stores in class {class}, not in {} (storageclass): name one that it has, or leave it away",
+                self.class
+            ));
+        }
+        Ok(())
+    }
+
     /// Asks for a list that is short.
     pub(crate) async fn list_one(&self, prefix: &Path) -> Result<(), BlobError> {
         use futures_util::TryStreamExt as _;
@@ -266,8 +361,13 @@ impl Bucket {
         got.bytes().await.map_err(|e| self.failed("read", key, e))
     }
 
-    pub(crate) async fn multipart(&self, key: &Path) -> Result<String, BlobError> {
-        let options = PutMultipartOptions { attributes: self.attributes(), ..Default::default() };
+    pub(crate) async fn multipart(
+        &self,
+        upload: &UploadId,
+        key: &Path,
+    ) -> Result<String, BlobError> {
+        let attributes = self.attributes(Some(upload));
+        let options = PutMultipartOptions { attributes, ..Default::default() };
         let begun = self.store.create_multipart_opts(key, options).await;
         begun.map_err(|e| self.failed("begin", key, e))
     }

@@ -46,6 +46,11 @@ impl Layout {
         folder.join(&hex[..2]).join(hex.as_str()).join("data")
     }
 
+    /// Where a distribution registry keeps its repositories: a DTR has none.
+    pub(crate) fn repositories(&self) -> Path {
+        self.at(&["docker", "registry", "v2", "repositories"])
+    }
+
     pub(crate) fn uploads(&self) -> Path {
         self.at(&["uploads"])
     }

@@ -65,14 +65,18 @@ impl S3Storage {
         Self { removals_good_for, ..self }
     }
 
-    /// Writes, reads, lists and deletes an object: whether the bucket is there and the key may do what is needed.
+    /// Writes, reads, lists and deletes an object: whether the bucket is there, the key may do what is needed, and the service
+    /// encrypts and has the storage class, where the settings ask for that.
     ///
     /// # Errors
     /// [`BlobError::Unsuitable`] with the step that failed, and what to correct.
     pub async fn check(&self) -> Result<(), BlobError> {
-        check::probe(&self.bucket).await.map_err(|error| BlobError::Unsuitable {
-            root: self.bucket.place().to_owned(),
-            reason: error.to_string(),
+        check::probe(&self.bucket).await.map_err(|error| match error {
+            error @ BlobError::Unsuitable { .. } => error,
+            error => {
+                let root = self.bucket.place().to_owned();
+                BlobError::Unsuitable { root, reason: error.to_string() }
+            }
         })
     }
 
@@ -141,6 +145,10 @@ impl BlobStorage for S3Storage {
 
     async fn mark(&self) -> Result<Option<StorageMark>, BlobError> {
         check::mark(&self.bucket).await
+    }
+
+    async fn has_repositories(&self) -> Result<bool, BlobError> {
+        check::has_repositories(&self.bucket).await
     }
 
     async fn set_mark(&self, mark: &StorageMark) -> Result<(), BlobError> {

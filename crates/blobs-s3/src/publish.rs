@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::{ObjectStoreExt as _, multipart::PartId, path::Path};
 
 use crate::{
-    client::Bucket,
+    client::{Bucket, Seen},
     layout::{Piece, Tag},
     session::Session,
     upload::SMALL,
@@ -151,14 +151,17 @@ pub(crate) async fn publish(
     let blob = bucket.layout.blob(digest);
     match pieces.as_slice() {
         [] => bucket.put_blob(&blob, Bytes::new().into()).await,
-        [(piece, _)] if !bucket.has_class() => bucket.copy_blob(piece, &blob).await,
+        [(piece, _)] if !bucket.has_class() => {
+            bucket.copy_blob(piece, &blob).await?;
+            landed(bucket, staged, &blob, digest).await
+        }
         _ => {
             // It goes on to its end whether or not somebody still waits for it.
             let made = tokio::spawn(assemble(
                 Arc::clone(bucket),
-                staged.id.clone(),
+                staged.clone(),
+                *digest,
                 blob,
-                staged.size,
                 plan(pieces),
             ));
             made.await.unwrap_or_else(|e| {
@@ -173,26 +176,58 @@ pub(crate) async fn publish(
 /// that would stay.
 async fn assemble(
     bucket: Arc<Bucket>,
-    id: UploadId,
+    staged: Staged,
+    digest: Digest,
     blob: Path,
-    size: u64,
     parts: Vec<Plan>,
 ) -> Result<(), BlobError> {
-    let multipart = bucket.multipart(&blob).await?;
-    let done = fill(&bucket, &id, &blob, &multipart, parts).await;
+    let multipart = bucket.multipart(&staged.id, &blob).await?;
+    let done = fill(&bucket, &staged.id, &blob, &multipart, parts).await;
     let completed = match done {
         Ok(parts) => bucket.complete(&blob, &multipart, parts).await,
         Err(error) => Err(error),
     };
-    let Err(error) = completed else { return Ok(()) };
+    let Err(error) = completed else { return landed(&bucket, &staged, &blob, &digest).await };
     if let Err(error) = bucket.give_up(&blob, &multipart).await {
         tracing::debug!(%error, "a multipart upload is given up later, with its upload");
     }
-    // The answer to a try that succeeded may have been lost: then the blob is there, and nothing else is ever put there.
-    if bucket.size(&blob).await? == Some(size) {
-        return Ok(());
+    // The answer to a try that succeeded may have been lost.
+    landed(&bucket, &staged, &blob, &digest).await.map_err(|_| error)
+}
+
+/// Whether a blob that the service says it has made is there. Services answer a copy or a completion with 200 that they have
+/// not carried out, as of an upload that was given up meanwhile, and then what was there before is still there, perhaps
+/// damaged. One that is made of another upload was made by somebody else at once, which its bytes show.
+async fn landed(
+    bucket: &Bucket,
+    staged: &Staged,
+    blob: &Path,
+    digest: &Digest,
+) -> Result<(), BlobError> {
+    let seen = bucket.seen(blob).await?;
+    if let Some(Seen { size, upload }) = &seen
+        && *size == staged.size
+    {
+        if upload.as_deref() == Some(staged.id.as_str()) {
+            return Ok(());
+        }
+        let mut hasher = Hasher::new(digest.algorithm());
+        hash_into(bucket, blob, *size, &mut hasher).await?;
+        if hasher.finish() == *digest {
+            return Ok(());
+        }
     }
-    Err(error)
+    let found = match seen {
+        None => "it is not there".to_owned(),
+        Some(Seen { size, .. }) if size != staged.size => format!("it has {size} bytes"),
+        Some(_) => "other bytes are there".to_owned(),
+    };
+    let action = format!("make {blob} ({})", bucket.place());
+    let source = std::io::Error::other(format!(
+        "the service says that it has made it of {} bytes, but {found}",
+        staged.size
+    ));
+    Err(BlobError::Unavailable { action, source })
 }
 
 async fn fill(

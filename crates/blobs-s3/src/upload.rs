@@ -79,7 +79,7 @@ async fn write(bucket: Arc<Bucket>, id: UploadId, gathered: Gathered) -> Result<
         after: Tag::of(&gathered.after),
     };
     let payload: PutPayload = gathered.frames.iter().cloned().collect();
-    bucket.put(&bucket.layout.piece(&id, &piece), payload).await
+    bucket.put_piece(&id, &bucket.layout.piece(&id, &piece), payload).await
 }
 
 /// Sees to it that pieces end at `at`, where the caller goes on.
@@ -114,7 +114,7 @@ async fn continue_at(
         let bytes = bucket.get(&bucket.layout.piece(id, last), 0..head.len()).await?;
         running.update(&bytes);
         if running.finish() == wanted {
-            return bucket.put(&bucket.layout.piece(id, &head), bytes.into()).await;
+            return bucket.put_piece(id, &bucket.layout.piece(id, &head), bytes.into()).await;
         }
     }
     Err(BlobError::Offset { upload: id.clone(), expected: at, present: 0 })
@@ -152,7 +152,8 @@ async fn join(
         before: first.before.clone(),
         after: after.clone(),
     };
-    bucket.put(&bucket.layout.piece(id, &joined), blocks.into_iter().collect()).await?;
+    let payload = blocks.into_iter().collect();
+    bucket.put_piece(id, &bucket.layout.piece(id, &joined), payload).await?;
     // What is not deleted now is when the upload ends.
     let keys = sources.into_iter().map(|(key, _)| key).collect();
     if let Err(error) = bucket.delete_all(keys).await {

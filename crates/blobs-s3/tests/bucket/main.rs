@@ -1,5 +1,6 @@
 //! The engine against a real S3-compatible server.
 
+mod heal;
 mod server;
 
 use std::{sync::Arc, time::Duration};
@@ -225,7 +226,7 @@ async fn mistakes_are_told_in_words() {
     assert!(matches!(read, Err(BlobError::Unavailable { .. })), "{read:?}");
     server.kill();
     let health = open(&good).health().await;
-    let problem = health.problem.expect("nobody answers");
+    let problem = health.detail.expect("nobody answers");
     assert!(problem.contains("127.0.0.1"), "{problem}");
 }
 
