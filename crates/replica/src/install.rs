@@ -55,6 +55,8 @@ pub struct ReplicaOptions {
     pub store: StoreOptions,
     /// Where image content is kept.
     pub storage: StorageConfig,
+    /// Whether content that is there without a mark, or of a registry of another kind, is no reason to refuse.
+    pub take_over_storage: bool,
     /// What is logged.
     pub log_level: String,
     /// `text` or `json`.
@@ -473,9 +475,9 @@ async fn fill(
     identity: &IdentityOptions,
     founded: Founded,
 ) -> Result<(), InstallError> {
-    let blobs = open_storage(dir, &config.storage).await?;
     let place = Place { dir, storage: &config.storage, cluster: &founded.cluster };
-    place.unused(&blobs).await?;
+    place.unused(options.take_over_storage).await?;
+    let blobs = open_storage(dir, &config.storage).await?;
     founded.founding.write(dir)?;
     let metadata = Metadata::open(dir, config).await?;
     let catalog = metadata.catalog.clone();

@@ -51,13 +51,25 @@ pub enum MarkError {
     #[error(
         "{place} holds the image content of another registry (cluster {cluster}): restore that one from its backup with \"dtr \
          restore\" and the same storage. If it is gone for good and its content is not wanted, remove dtr-storage.json there \
-         and install again"
+         and install again with --take-over-storage"
     )]
     InUse {
         /// Where.
         place: String,
         /// Whose.
         cluster: ClusterId,
+    },
+    /// There is content without a mark, or of a registry of another kind.
+    #[error(
+        "{place} holds {what}: of that, this registry would remove all that none of its own images needs. Name an empty folder or \
+         bucket, or another folder in the bucket, and copy the images with \"dtr image copy\"; or give --take-over-storage if no \
+         other registry uses it any more and what has no image here may go (see docs/storage.md, \"Taking over\")"
+    )]
+    Content {
+        /// Where.
+        place: String,
+        /// What.
+        what: &'static str,
     },
 }
 
@@ -189,15 +201,39 @@ impl Place<'_> {
     /// # Errors
     /// [`MarkError::InUse`] when another cluster has it.
     pub async fn begin(&self, catalog: &Catalog, blobs: &SharedBlobs) -> Result<(), MarkError> {
-        self.unused(blobs).await?;
+        self.unmarked(blobs).await?;
         let mark = StorageMark::first(self.cluster, catalog.random());
         blobs.set_mark(&mark).await?;
         catalog.put(&StorageRecord { mark, since: catalog.now() }).await?;
         Ok(())
     }
 
-    /// Refuses a storage that has a mark.
-    pub async fn unused(&self, blobs: &SharedBlobs) -> Result<(), MarkError> {
+    /// Refuses a storage for a new cluster that has a mark, or content, unless that may be taken over.
+    pub async fn unused(&self, take_over: bool) -> Result<(), MarkError> {
+        let blobs = look_at_storage(self.dir, self.storage).await?;
+        self.unmarked(&blobs).await?;
+        self.no_other_kind(&blobs, take_over).await?;
+        if !take_over && !blobs.list(None, 1).await?.is_empty() {
+            let what = "image content without the mark of a registry";
+            return Err(MarkError::Content { place: self.name(), what });
+        }
+        Ok(())
+    }
+
+    /// Refuses a storage without a mark in which a distribution registry keeps its repositories, unless it may be taken over.
+    pub async fn no_other_kind(
+        &self,
+        blobs: &SharedBlobs,
+        take_over: bool,
+    ) -> Result<(), MarkError> {
+        if take_over || blobs.mark().await?.is_some() || !blobs.has_repositories().await? {
+            return Ok(());
+        }
+        let what = "the content and the repositories of a distribution registry";
+        Err(MarkError::Content { place: self.name(), what })
+    }
+
+    async fn unmarked(&self, blobs: &SharedBlobs) -> Result<(), MarkError> {
         match blobs.mark().await? {
             Some(found) if found.cluster != *self.cluster => {
                 Err(MarkError::InUse { place: self.name(), cluster: found.cluster })

@@ -26,10 +26,11 @@ use dtr_types::{
 };
 
 use crate::{
-    DataDir, DestroyError, InstallError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
+    DataDir, DestroyError, InstallError, MarkError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
     changes::{self, Changes},
     cluster::Founding,
     install::{external_host, login, registration_form, replace_former},
+    mark::Place,
     metadata::Metadata,
     occupant::Occupant,
     storage::{check_storage, look_at_storage, open_storage},
@@ -160,7 +161,11 @@ impl RestoreError {
             | Self::Used { .. }
             | Self::BucketNeeded(_)
             | Self::Aside(_)
-            | Self::Install(InstallError::Occupied { .. } | InstallError::Foreign { .. }) => {
+            | Self::Install(
+                InstallError::Occupied { .. }
+                | InstallError::Foreign { .. }
+                | InstallError::Mark(MarkError::Content { .. }),
+            ) => {
                 dtr_recovery::Exit::Refused
             }
             Self::Install(InstallError::ExternalUrl(_)) => dtr_recovery::Exit::Usage,
@@ -467,8 +472,14 @@ impl Filling<'_> {
         let restored = async {
             let catalog = metadata.catalog.clone();
             // Opening a storage makes folders in it, and a dry run makes nothing.
+            let looked_at = look_at_storage(dir, &config.storage).await;
+            let looked_at = looked_at.map_err(InstallError::from)?;
+            let cluster = ClusterId::random(&SystemRandom);
+            let place = Place { dir, storage: &config.storage, cluster: &cluster };
+            let of_our_kind = place.no_other_kind(&looked_at, options.take_over_storage).await;
+            of_our_kind.map_err(InstallError::from)?;
             let blobs: SharedBlobs = match request.dry_run {
-                true => look_at_storage(dir, &config.storage).await,
+                true => Ok(looked_at),
                 false => open_storage(dir, &config.storage).await,
             }
             .map_err(InstallError::from)?;

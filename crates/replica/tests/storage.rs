@@ -37,6 +37,10 @@ impl World {
     }
 
     async fn install(&self, name: &str) -> Result<(), InstallError> {
+        self.install_over(name, false).await
+    }
+
+    async fn install_over(&self, name: &str, take_over_storage: bool) -> Result<(), InstallError> {
         let options = ReplicaOptions {
             id: None,
             https_port: 0,
@@ -49,6 +53,7 @@ impl World {
             certificate: None,
             store: Default::default(),
             storage: StorageConfig::Filesystem { root: Some(self.share()) },
+            take_over_storage,
             log_level: "info".to_owned(),
             log_format: "text".to_owned(),
         };
@@ -330,4 +335,28 @@ async fn only_a_copy_takes_the_place_of_a_storage() {
     // The one that is used was lost.
     fs::remove_dir_all(world.share()).expect("removed");
     check_copy(&world.dir, &now, &new).await.expect("a copy");
+}
+
+/// What a distribution registry, or somebody without marks, has stored would be removed by the sweep, piece by piece.
+#[tokio::test]
+async fn the_content_of_others_is_taken_only_on_request() {
+    for with_repositories in [true, false] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let world = World { dir: DataDir::new(folder.path().join("data")), folder };
+        let registry = world.share().join("docker/registry/v2");
+        let hex = dtr_types::Digest::of(b"theirs").hex();
+        let blob = registry.join("blobs/sha256").join(&hex[..2]).join(hex.as_str());
+        fs::create_dir_all(&blob).expect("made");
+        fs::write(blob.join("data"), b"theirs").expect("written");
+        if with_repositories {
+            fs::create_dir_all(registry.join("repositories/library/app/_layers")).expect("made");
+        }
+        let refused = world.install("data").await.expect_err("refused").to_string();
+        let what = if with_repositories { "distribution registry" } else { "without the mark" };
+        assert!(refused.contains(what) && refused.contains("--take-over-storage"), "{refused}");
+        assert_eq!(names(&world.share()), ["docker"], "nothing is made there");
+        assert!(!world.dir.root().exists() || names(world.dir.root()).is_empty());
+        world.install_over("data", true).await.expect("taken over");
+        assert_eq!(fs::read(blob.join("data")).expect("kept"), b"theirs");
+    }
 }

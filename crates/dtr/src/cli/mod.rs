@@ -124,6 +124,9 @@ pub struct InstallArgs {
     pub store: StoreArgs,
     #[command(flatten)]
     pub storage: StorageArgs,
+    /// Take a storage with content that is not of a registry like this; what no image here needs is removed from it
+    #[arg(long)]
+    pub take_over_storage: bool,
     #[command(flatten)]
     pub log: LogArgs,
     /// Do nothing, and succeed, when there is a replica in the data directory: for whatever runs it at each start
@@ -439,6 +442,9 @@ pub struct RestoreArgs {
     #[arg(long, env = "DTR_DEFAULT_STORAGE", value_parser = clap::builder::FalseyValueParser::new())]
     #[arg(conflicts_with_all = ["dtr_storage_volume", "nfs_storage_url", "s3_bucket", "s3_form"])]
     pub dtr_use_default_storage: bool,
+    /// Take a storage with content that is not of a registry like this; what no image here needs is removed from it
+    #[arg(long)]
+    pub take_over_storage: bool,
     /// Go on although the storage has none of the content that the backup mentions: all images lack it
     #[arg(long)]
     pub allow_empty_storage: bool,

@@ -85,6 +85,7 @@ pub(super) fn options(
         certificate,
         store,
         storage: storage.config()?,
+        take_over_storage: false,
         log_level: log.log_level.unwrap_or_else(|| "info".to_owned()).to_lowercase(),
         log_format,
     })
@@ -194,8 +195,9 @@ pub async fn install(args: InstallArgs) -> Result<()> {
         return Ok(());
     }
     let store = store(args.store)?;
-    let options =
+    let mut options =
         options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;
+    options.take_over_storage = args.take_over_storage;
     try_ports(&options, args.no_start).await?;
     let mut made = None;
     let identity = match ucp(&args.ucp)? {
@@ -311,8 +313,9 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
 
 async fn restore_into(dir: &DataDir, args: RestoreArgs) -> Result<Outcome> {
     let store = store(args.store)?;
-    let options =
+    let mut options =
         options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;
+    options.take_over_storage = args.take_over_storage;
     try_ports(&options, args.no_start || args.dry_run).await?;
     let owner_map = match &args.map_owners {
         None => Default::default(),
