@@ -35,13 +35,16 @@ pub(crate) struct Health {
     catalog: Catalog,
     blobs: SharedBlobs,
     last: Arc<Mutex<Option<Checked>>>,
+    /// What was said of the blob storage last.
+    told: Arc<parking_lot::Mutex<Option<String>>>,
     cluster: Option<Cluster>,
     leaving: Arc<AtomicBool>,
 }
 
 impl Health {
     pub fn new(catalog: Catalog, blobs: SharedBlobs, cluster: Option<Cluster>) -> Self {
-        Self { catalog, blobs, last: Arc::default(), cluster, leaving: Arc::default() }
+        let (last, told) = (Arc::default(), Arc::default());
+        Self { catalog, blobs, last, told, cluster, leaving: Arc::default() }
     }
 
     /// From here on `/_ping` sends new work elsewhere; what comes nevertheless is done.
@@ -88,7 +91,18 @@ impl Health {
         if let Some(problem) = self.cluster.as_ref().and_then(Cluster::outside) {
             return Some(problem);
         }
-        self.blobs.health().await.problem.map(|problem| format!("blob storage: {problem}"))
+        let dtr_blobs::Health { problem, detail, .. } = self.blobs.health().await;
+        let problem = problem.map(|problem| format!("blob storage: {problem}"));
+        // At length in the log alone, and once: `/_ping` is open to everybody.
+        let is_new = *self.told.lock() != problem;
+        if is_new {
+            match detail {
+                Some(detail) => tracing::error!("the blob storage is not well: {detail}"),
+                None => tracing::info!("the blob storage is well again"),
+            }
+            self.told.lock().clone_from(&problem);
+        }
+        problem
     }
 
     /// `GET /_ping`, as the original answers it; and 404 from a replica that leaves. Load balancers must tell that from one

@@ -351,6 +351,8 @@ async fn it_answers_for_its_health_and_reports_it() {
     };
     let ill = until("HTTP/1.1 503").await;
     assert!(ill.contains(r#""Healthy":false"#) && ill.contains("blob storage: "), "{ill}");
+    let place = folder.path().display().to_string();
+    assert!(!ill.contains(&place), "no place is named to everybody: {ill}");
     fs::rename(&aside, &blobs).expect("moved");
     until("HTTP/1.1 200").await;
     shutdown.drain.cancel();
