@@ -23,7 +23,7 @@ use crate::{S3Settings, error, layout::Layout};
 /// How long a request is tried again: a service that restarts is waited for, one that is away is told to the client while it
 /// still listens. The time alone ends it, however fast each try fails.
 const RETRY_FOR: Duration = Duration::from_secs(30);
-/// The same for a look at whether the service is well, which is to say how it is now.
+/// Time for a look at whether the service is well: it is to say how it is now.
 const PROBE_FOR: Duration = Duration::from_secs(2);
 /// More tries than there is time for.
 const RETRIES: usize = 10_000;
@@ -33,8 +33,8 @@ const PAUSES: BackoffConfig = BackoffConfig {
     max_backoff: Duration::from_secs(3),
     base: 3.0,
 };
-/// What the pieces of an upload, and the blob made of them, carry as metadata: which upload it was. So it can be told whether
-/// a blob is the one that was just made.
+/// Metadata of the pieces of an upload and of the blob made of them: the upload's id. By it a blob that was just made is told
+/// from one that was there before.
 const UPLOAD: &str = "dtr-upload";
 /// How often a blob's name is tried that other requests for it keep busy, and the first pause; each is twice the last.
 const CONFLICT_TRIES: u32 = 6;
@@ -47,7 +47,7 @@ pub(crate) const GRAIN: usize = 1024;
 /// A bucket, and where in it everything is.
 pub(crate) struct Bucket {
     pub store: AmazonS3,
-    /// The same bucket, without patience.
+    /// This bucket, without patience.
     pub probing: AmazonS3,
     pub layout: Layout,
     pub random: Arc<dyn Random>,
@@ -60,7 +60,7 @@ pub(crate) struct Bucket {
     encrypt: bool,
 }
 
-/// What is seen of a blob: its size, and of which upload it was made, if that is known.
+/// A look at a blob: its size, and the upload that it was made of, if that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub size: u64,
@@ -270,7 +270,7 @@ impl Bucket {
         }
     }
 
-    /// What is seen of a blob.
+    /// A look at a blob.
     pub(crate) async fn seen(&self, key: &Path) -> Result<Option<Seen>, BlobError> {
         let options = object_store::GetOptions { head: true, ..Default::default() };
         let got = self.store.get_opts(key, options).await;

@@ -108,7 +108,7 @@ fn is_full(code: &str) -> bool {
     full.iter().any(|name| code.contains(name))
 }
 
-/// What it means, in a few words that are meant for everybody; and what there is to say of it besides.
+/// Meaning of an error: a few words for everybody, and more for administrators.
 fn explain(code: Option<&str>, text: &str, denied: bool) -> (String, Option<String>) {
     let (what, more) = match code {
         Some("InvalidAccessKeyId" | "XAdminUserNotFound") => {

@@ -9,7 +9,7 @@ use crate::Appended;
 /// Any error a body may end with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a service said, in a few words and at length: the source of an error that has both.
+/// Words of a service, few and all of them: the source of an error that has both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{long}")]
 pub struct Told {
@@ -84,7 +84,7 @@ pub enum BlobError {
         /// Bytes that could be read.
         actual: u64,
     },
-    /// What is stored is not what was written: it has the right size and other bytes.
+    /// A stored blob that is not as it was written: the size is right, the bytes are others.
     #[error(
         "blob {0} is damaged: its bytes in the storage hash to something else; push it again or restore it from a backup with images"
     )]
@@ -151,7 +151,7 @@ impl BlobError {
         }
     }
 
-    /// What went wrong in a few words that name no place: for what is open to everybody, and for tables.
+    /// The error in a few words that name no place: for answers that are open to everybody, and for tables.
     pub fn short(&self) -> String {
         let told = |source: &io::Error, otherwise: &str| match source.get_ref() {
             Some(told) => {

@@ -5,10 +5,10 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::{BlobError, BlobReader, BlobStorage};
 
-/// What a look at a stored blob has found.
+/// State of a stored blob, by a look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// As it should be, as far as was looked.
+    /// It is right, as far as was looked.
     Good,
     /// It is not there.
     Missing,

@@ -97,7 +97,7 @@ impl std::fmt::Debug for Aside {
 pub struct Health {
     /// `None` when a small write just succeeded, else why it did not: a few words that name no place, for everybody.
     pub problem: Option<String>,
-    /// The same at length, with place and cause, for administrators and the log.
+    /// All of it, with place and cause, for administrators and the log.
     pub detail: Option<String>,
     /// Bytes free for use; `None` when the storage has no limit that it knows.
     pub free: Option<u64>,

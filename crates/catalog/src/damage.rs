@@ -40,7 +40,7 @@ pub struct Need {
 }
 
 impl Catalog {
-    /// What is known to be wrong with a blob in the storage.
+    /// The known damage of a blob in the storage.
     pub async fn damage(
         &self,
         digest: &Digest,

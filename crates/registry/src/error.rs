@@ -46,7 +46,7 @@ impl OciError {
         self
     }
 
-    /// What a client is told.
+    /// The message for clients.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

@@ -72,7 +72,7 @@ impl Sampler {
     }
 }
 
-/// What a look has found, as it is recorded.
+/// The result of a look, as it is recorded.
 fn damage(found: Found) -> Option<Damage> {
     match found {
         Found::Good => None,
@@ -82,7 +82,7 @@ fn damage(found: Found) -> Option<Damage> {
     }
 }
 
-/// What is known to be wrong with a blob. While the store cannot say, nothing is: reads go on without it.
+/// The known damage of a blob. While the store cannot say, there is none: reads go on without it.
 async fn known(registry: &Registry, digest: &Digest) -> Option<Damage> {
     match registry.catalog.damage(digest).await {
         Ok(found) => found.map(|found| found.value.damage),

@@ -35,7 +35,7 @@ pub(crate) struct Health {
     catalog: Catalog,
     blobs: SharedBlobs,
     last: Arc<Mutex<Option<Checked>>>,
-    /// What was said of the blob storage last.
+    /// The last words on the blob storage.
     told: Arc<parking_lot::Mutex<Option<String>>>,
     cluster: Option<Cluster>,
     leaving: Arc<AtomicBool>,

@@ -68,7 +68,7 @@ pub enum MarkError {
     Content {
         /// Where.
         place: String,
-        /// What.
+        /// Kind of content.
         what: &'static str,
     },
 }

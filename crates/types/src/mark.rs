@@ -37,7 +37,7 @@ pub enum NotOurs {
 }
 
 impl NotOurs {
-    /// The same in a few words that name nobody.
+    /// A few words that name nobody.
     pub fn short(&self) -> &'static str {
         match self {
             Self::Unmarked => "it has no mark of this registry's storage",

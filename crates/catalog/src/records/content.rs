@@ -120,12 +120,12 @@ pub struct DamagedBlob {
     pub digest: Digest,
     /// When it was noticed.
     pub since: Timestamp,
-    /// What is wrong with it.
+    /// The kind of damage.
     pub damage: Damage,
 }
 record!(DamagedBlob, DamagedBlob, |d| keys::damaged_blob(&d.digest));
 
-/// What is wrong with a blob in the storage.
+/// Kinds of damage of a blob in the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Damage {

@@ -306,11 +306,13 @@ impl Job {
             false => polite::run("archive-read", as_known(reading)).await,
         };
         let read = read.unwrap_or(Err(RecoveryError::Stopped("the archive's reader")));
-        // Whatever made the reading stop, if the writer failed it was that.
+        // If the writer failed, that made the reading stop; unless it was only given up, as the reading had failed.
         let written = done.await.map_err(|_| RecoveryError::Stopped("the archive's writer"));
         let sums = match (read, &written) {
             (Ok(sums), _) => sums,
-            (Err(_), Ok(Err(_))) => read::Sums::default(),
+            (Err(_), Ok(Err(why))) if !matches!(why, RecoveryError::Stopped(_)) => {
+                read::Sums::default()
+            }
             (Err(error), _) => return Err(error),
         };
         let (out, summary) = written??;

@@ -160,7 +160,7 @@ impl<'a> Loading<'a> {
     }
 
     /// Whether the archive's content of a digest is wanted: it is that of a blob, and the storage has it not, or other bytes.
-    /// What the storage has is hashed for that: its size alone says nothing of a bad disk.
+    /// The storage's copy is hashed for that: its size alone says nothing of a bad disk.
     pub(super) async fn wants(&mut self, digest: &Digest) -> Result<bool, RecoveryError> {
         if self.job.options.dry_run || !self.checks.references.knows_blob(digest) {
             return Ok(false);

@@ -292,14 +292,14 @@ impl World {
         blobs.join(&hex[..2]).join(hex.as_str()).join("data")
     }
 
-    /// The same, with another share of reads that are hashed.
+    /// This world, with another share of reads that are hashed.
     pub fn sampled(mut self, sampling: Sampling) -> Self {
         self.registry = self.registry.with_sampling(sampling);
         self.router = self.registry.router();
         self
     }
 
-    /// What comes in answer to a GET: all bytes, or the error that cuts them off.
+    /// The body of an answer to GET: all bytes, or the error that cuts them off.
     pub async fn body_of(&self, path: &str) -> Result<Bytes, axum::Error> {
         let call = self.own("GET", path);
         let request = call.request.body(Body::empty()).expect("a request");
