@@ -221,7 +221,8 @@ async fn a_cluster_whose_storage_was_taken_over_changes_nothing() {
             let theirs = ours.next(&dtr_types::ClusterId::random(&SystemRandom), &SystemRandom);
             fs::write(world.mark_file(), theirs.to_text()).expect("written");
             let answer = until(plain, "GET", "/_ping", 503).await;
-            assert!(answer.contains(theirs.cluster.as_str()), "{answer}");
+            assert!(answer.contains("another cluster has taken it over"), "{answer}");
+            assert!(!answer.contains(theirs.cluster.as_str()), "open to everybody: {answer}");
             for (method, path) in [
                 ("POST", PUSH),
                 ("PUT", "/v2/admin/app/manifests/latest"),

@@ -40,8 +40,10 @@ impl NotOurs {
     /// A few words that name nobody.
     pub fn short(&self) -> &'static str {
         match self {
-            Self::Unmarked => "it has no mark of this registry's storage",
-            Self::Other => "it has the mark of another storage",
+            Self::Unmarked => {
+                "it has no mark: the share is not mounted, or another folder or bucket"
+            }
+            Self::Other => "it has the mark of another storage: another share is mounted",
             Self::Older => "it is an older copy of the storage",
             Self::TakenOver { .. } => "another cluster has taken it over",
         }
