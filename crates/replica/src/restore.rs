@@ -26,7 +26,8 @@ use dtr_types::{
 };
 
 use crate::{
-    DataDir, DestroyError, InstallError, MarkError, ReplicaConfig, ReplicaOptions, UcpLogin, assets,
+    DataDir, DestroyError, InstallError, MarkError, ReplicaConfig, ReplicaOptions, UcpLogin,
+    assets,
     changes::{self, Changes},
     cluster::Founding,
     install::{external_host, login, registration_form, replace_former},
@@ -165,9 +166,7 @@ impl RestoreError {
                 InstallError::Occupied { .. }
                 | InstallError::Foreign { .. }
                 | InstallError::Mark(MarkError::Content { .. }),
-            ) => {
-                dtr_recovery::Exit::Refused
-            }
+            ) => dtr_recovery::Exit::Refused,
             Self::Install(InstallError::ExternalUrl(_)) => dtr_recovery::Exit::Usage,
             Self::Install(_) | Self::Remote(_) => dtr_recovery::Exit::Failed,
         }
