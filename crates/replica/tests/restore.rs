@@ -466,3 +466,23 @@ async fn a_join_that_is_refused_changes_nothing_either() {
         assert!(tree(world.folder.path()) == before, "{error}");
     }
 }
+
+/// What a distribution registry keeps would be removed by the sweep, piece by piece.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_storage_of_a_distribution_registry_is_taken_only_on_request() {
+    let world = World::new().await;
+    let theirs = world.folder.path().join("theirs");
+    fs::create_dir_all(theirs.join("docker/registry/v2/repositories/library/app")).expect("made");
+    let into =
+        |take_over_storage| ReplicaOptions { take_over_storage, ..in_folder(theirs.clone()) };
+    let input = || Box::new(Cursor::new(world.archive.to_vec()));
+    let (new, before) = (world.at("new"), tree(world.folder.path()));
+    for dry_run in [true, false] {
+        let request = RestoreRequest { dry_run, ..empty_allowed() };
+        let error = restore(&new, &into(false), request, input()).await.expect_err("refused");
+        assert_eq!(error.exit(), Exit::Refused);
+        assert!(error.to_string().contains("--take-over-storage"), "{error}");
+        assert!(tree(world.folder.path()) == before, "something was changed");
+    }
+    restore(&new, &into(true), empty_allowed(), input()).await.expect("taken over");
+}
