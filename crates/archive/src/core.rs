@@ -15,7 +15,6 @@ use crate::{
     name::{EntryName, Section, inside},
     oci,
     reader::Limits,
-    sign::PublicKey,
     source::{BlockError, Source},
 };
 
@@ -125,11 +124,7 @@ impl<R: Read> Core<R> {
     }
 
     /// Finishes the open entry and begins the next one; `None` when that is the manifest, which is read and checked.
-    pub(crate) fn next(
-        &mut self,
-        header: &Header,
-        expected_key: Option<PublicKey>,
-    ) -> Result<Result<EntryName, Manifest>> {
+    pub(crate) fn next(&mut self, header: &Header) -> Result<Result<EntryName, Manifest>> {
         self.skip_rest()?;
         loop {
             let found = self.read_member()?;
@@ -143,7 +138,6 @@ impl<R: Read> Core<R> {
             };
             if name == EntryName::Manifest {
                 let manifest = self.read_manifest(found, header)?;
-                self.check_key(&manifest, expected_key)?;
                 return Ok(Err(manifest));
             }
             self.begin(name.clone(), found)?;
@@ -446,16 +440,6 @@ impl<R: Read> Core<R> {
         self.padding(size, "manifest.json")?;
         self.read_end()?;
         Ok(manifest)
-    }
-
-    fn check_key(&self, manifest: &Manifest, expected: Option<PublicKey>) -> Result<()> {
-        match expected.filter(|key| *key != manifest.signer.public_key) {
-            None => Ok(()),
-            Some(expected) => {
-                let found = manifest.signer.key_id.clone();
-                Err(ArchiveError::WrongKey { found, expected: expected.id() })
-            }
-        }
     }
 
     fn read_end(&mut self) -> Result<()> {

@@ -296,7 +296,7 @@ pub enum ArchiveError {
     },
     /// Signed, but by another cluster.
     #[error(
-        "the archive is intact but signed by key {found}; expected was key {expected}. It is from another cluster, or somebody replaced the archive"
+        "the archive is signed by key {found}, as it says itself; expected was {expected}. It is from another cluster (a restored registry signs with a new key), or somebody replaced the archive. Nothing was changed"
     )]
     WrongKey {
         /// The key's id in the archive.
@@ -402,13 +402,14 @@ impl ArchiveError {
             | Self::BlobSize { entry, .. }
             | Self::EntryDiffers { entry, .. }
             | Self::Misuse { entry, .. } => Some(entry),
-            Self::Header { .. } | Self::NewerFormat { .. } => Some("header.json"),
+            Self::Header { .. } | Self::NewerFormat { .. } | Self::WrongKey { .. } => {
+                Some("header.json")
+            },
             Self::Manifest { .. }
             | Self::HeaderMismatch { .. }
             | Self::Totals { .. }
             | Self::StreamHash
-            | Self::Signature { .. }
-            | Self::WrongKey { .. } => Some("manifest.json"),
+            | Self::Signature { .. } => Some("manifest.json"),
             _ => None,
         }
     }

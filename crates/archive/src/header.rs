@@ -70,7 +70,7 @@ pub struct IdentitySource {
 }
 
 /// Whose key signs the manifest. By itself it proves only that nothing was damaged; who wrote the archive is proven by
-/// comparing it with the key that the cluster is known to have ([`crate::ReadOptions::expected_key`]).
+/// comparing it with the key that the cluster is known to have ([`crate::ReadOptions::known`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signer {

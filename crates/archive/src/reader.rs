@@ -15,10 +15,10 @@ use crate::{
     entries::Totals,
     error::shown,
     header::{Header, Product},
+    known::KnownKeys,
     manifest::Manifest,
     name::{EntryName, Section},
     seal::{self, Keys, Opened},
-    sign::PublicKey,
 };
 
 /// How much an archive may ask for. The writer keeps to the defaults, so that a backup that could be written can be read.
@@ -77,8 +77,8 @@ pub struct ReadOptions {
     pub limits: Limits,
     /// What may open an encrypted archive.
     pub keys: Keys,
-    /// The key that must have signed it. Without this, the archive only proves that nothing in it was damaged.
-    pub expected_key: Option<PublicKey>,
+    /// The keys of which one must have signed it. Without any, the archive only proves that nothing in it was damaged.
+    pub known: KnownKeys,
     /// The program whose state is wanted.
     pub product: Option<Product>,
 }
@@ -105,7 +105,6 @@ enum State {
 pub struct ArchiveReader<R: Read> {
     core: Core<Opened<R>>,
     header: Header,
-    expected_key: Option<PublicKey>,
     encrypted: bool,
     state: State,
 }
@@ -118,8 +117,9 @@ impl<R: Read> ArchiveReader<R> {
     pub fn open(input: R, options: ReadOptions) -> Result<Self> {
         let (opened, encrypted) = seal::open(input, &options.keys)?;
         let (core, header) = Core::open(opened, encrypted, options.limits, options.product)?;
-        let expected_key = options.expected_key;
-        Ok(Self { core, header, expected_key, encrypted, state: State::Reading })
+        // That this key signed it is proven at the end: header and proof must name the same.
+        options.known.check(&header.signer.key_id)?;
+        Ok(Self { core, header, encrypted, state: State::Reading })
     }
 
     /// What the archive says about itself. Not proven before [`Entry::End`].
@@ -155,7 +155,7 @@ impl<R: Read> ArchiveReader<R> {
             return Err(ArchiveError::Misuse { entry: "archive".to_owned(), why });
         }
         self.core.failed = true;
-        let next = self.core.next(&self.header, self.expected_key)?;
+        let next = self.core.next(&self.header)?;
         self.core.failed = false;
         let core = &mut self.core;
         Ok(Some(match next {

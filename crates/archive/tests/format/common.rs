@@ -58,7 +58,7 @@ pub fn sample() -> Vec<u8> {
 }
 
 pub fn options() -> ReadOptions {
-    ReadOptions { expected_key: Some(key(7).public_key()), ..ReadOptions::default() }
+    ReadOptions { known: KnownKeys::of(&key(7).public_key()), ..ReadOptions::default() }
 }
 
 /// Verifies with the key expected.
