@@ -15,10 +15,12 @@ pub mod variables;
 
 mod detached;
 mod memory;
+mod output;
 mod pid_file;
 
 pub use detached::{Detached, begin_session, spawn_detached, tail};
 pub use memory::settle_allocator;
+pub use output::{Output, OutputError};
 pub use pid_file::{PidFile, running, stop};
 
 use std::{io, path::PathBuf, time::Duration};

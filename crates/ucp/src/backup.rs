@@ -2,10 +2,9 @@
 //! command reads along, checks every hash and the signature, and encrypts.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, IsTerminal as _, Read, Write},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, mpsc as channel},
 };
 
@@ -18,7 +17,7 @@ use dtr_catalog::Catalog;
 use dtr_enzi::BackupSource;
 use dtr_identity::UcpClient;
 use dtr_recovery::BackupOptions;
-use dtr_service::local;
+use dtr_service::{Output, local};
 use dtr_transport::tls;
 use dtr_types::Secret;
 use http::Request;
@@ -231,34 +230,13 @@ fn write(
     target: Option<&Path>,
     encryption: &Encryption,
 ) -> anyhow::Result<Verified> {
-    let Some(target) = target else {
-        let (verified, mut out) = check(pieces, io::stdout().lock(), encryption)?;
-        out.flush().context("standard output")?;
-        return Ok(verified);
+    let out = match target {
+        None => Output::standard()?,
+        Some(target) => Output::file(target)?,
     };
-    let part = PathBuf::from(format!("{}.part", target.display()));
-    let at = || part.display().to_string();
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&part)
-        .with_context(at)?;
-    let written = check(pieces, io::BufWriter::with_capacity(1 << 18, file), encryption).and_then(
-        |(verified, out)| {
-            let file = out.into_inner().map_err(io::IntoInnerError::into_error).with_context(at)?;
-            file.sync_all().with_context(at)?;
-            fs::rename(&part, target).with_context(|| target.display().to_string())?;
-            let folder = target.parent().filter(|path| !path.as_os_str().is_empty());
-            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-            Ok(verified)
-        },
-    );
-    if written.is_err() {
-        fs::remove_file(&part).ok();
-    }
-    written
+    let (verified, out) = check(pieces, io::BufWriter::with_capacity(1 << 18, out), encryption)?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
+    Ok(verified)
 }
 
 fn check<W: Write>(
@@ -286,6 +264,7 @@ fn report(verified: &Verified, encrypted: bool) {
     for (kind, count) in totals.kinds.iter().filter(|(_, count)| **count > 0) {
         eprintln!("  {count:>9}  {kind}");
     }
+    eprintln!("  signed by key {}", header.signer.key_id);
     eprintln!("Not in it: sessions (people log in again), flags and units of this machine.");
 }
 
