@@ -46,3 +46,4 @@ pub use import::{Loader, RestoreStart, RestoredContent};
 pub use keys::{Key, Kind};
 pub use links::LinkCheck;
 pub use manifests::{PutManifest, PutOutcome, StoredManifest};
+pub use services::LastBackups;

@@ -94,6 +94,16 @@ pub enum Refusal {
         /// How many are missing.
         count: u64,
     },
+    /// A copy would take the storage from the cluster that has it.
+    #[error(
+        "the blob storage is that of cluster {cluster}, and a copy must not take it away: give the copy a storage of its own, \
+         with an archive that has the images (dtr backup --with-images), or with a copy of the content from which the file \
+         dtr-storage.json was removed"
+    )]
+    StorageTaken {
+        /// Whose it is.
+        cluster: String,
+    },
     /// The archive has no accounts to load.
     #[error(
         "the accounts of the archive were to be loaded, but it has none: it was made without --with-identity"

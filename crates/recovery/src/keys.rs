@@ -1,5 +1,6 @@
-//! The keys and certificates that every cluster has, first of all the one that signs archives: Ed25519, made at install, kept
-//! in the catalog, carried in every backup.
+//! The keys and certificates that every cluster has, first of all the one that signs archives: Ed25519, made at install and
+//! by each restore, kept in the catalog. A backup carries it so that its id is known to whoever restores; the restored
+//! cluster, which is another, signs with a new one.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use dtr_archive::SigningKey;
@@ -9,6 +10,7 @@ use dtr_catalog::{
 };
 use dtr_transport::pki::{self, Authority};
 use dtr_types::{Random, Secret, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::RecoveryError;
 
@@ -67,16 +69,7 @@ pub async fn ensure_assets(catalog: &Catalog) -> Result<(), RecoveryError> {
         catalog.put(&new_service_key(catalog.now())?).await?;
     }
     if catalog.get(&keys::certificate("ca")).await?.is_none() {
-        let authority = Authority::make("DTR root CA", catalog.now())?;
-        let record = CertificateRecord {
-            name: "ca".to_owned(),
-            certificate: authority.certificate_pem().to_owned(),
-            private_key: authority.key_pem().clone(),
-            ca: String::new(),
-            user_given: false,
-            created_at: catalog.now(),
-        };
-        catalog.put(&record).await?;
+        catalog.put(&new_authority(catalog.now())?).await?;
     }
     Ok(())
 }
@@ -95,6 +88,54 @@ pub fn new_service_key(now: Timestamp) -> Result<CertificateRecord, RecoveryErro
         user_given: false,
         created_at: now,
     })
+}
+
+/// A new authority, which signs the certificates of one cluster.
+///
+/// # Errors
+/// When the cryptography refuses, which it does not.
+pub fn new_authority(now: Timestamp) -> Result<CertificateRecord, RecoveryError> {
+    let authority = Authority::make("DTR root CA", now)?;
+    Ok(CertificateRecord {
+        name: "ca".to_owned(),
+        certificate: authority.certificate_pem().to_owned(),
+        private_key: authority.key_pem().clone(),
+        ca: String::new(),
+        user_given: false,
+        created_at: now,
+    })
+}
+
+/// The ids of the keys that sign a cluster's backups, and signed those of the clusters that it was restored from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveKeys {
+    /// The key that signs now; nothing in a cluster that was made by a version without one and has taken no backup yet.
+    pub current: Option<String>,
+    /// Former keys, the last one first: archives that they signed are older than the restore.
+    pub former: Vec<String>,
+}
+
+/// The whole id of a key, from its record: 64 hexadecimal digits.
+///
+/// # Errors
+/// As [`signing_key`].
+pub fn archive_key_id(record: &KeyRecord) -> Result<String, RecoveryError> {
+    Ok(signing_key(record)?.public_key().id())
+}
+
+/// Which keys sign and signed a cluster's backups.
+///
+/// # Errors
+/// When the store fails, or a key in it cannot be used.
+pub async fn archive_keys(catalog: &Catalog) -> Result<ArchiveKeys, RecoveryError> {
+    let mut ids = Vec::new();
+    for record in catalog.signing_keys(KeyPurpose::Archive).await? {
+        ids.push(archive_key_id(&record)?);
+    }
+    let current = (!ids.is_empty()).then(|| ids.remove(0));
+    let from = catalog.cluster().await?.and_then(|cluster| cluster.restored_from);
+    ids.extend(from.map(|from| from.archive_keys).unwrap_or_default());
+    Ok(ArchiveKeys { current, former: ids })
 }
 
 /// The key itself, from its record.

@@ -47,6 +47,10 @@ pub struct RestoredFrom {
     /// Blobs whose content was nowhere.
     #[serde(default)]
     pub blobs_missing: u64,
+    /// Ids of the keys that signed the backups of the clusters that it came from, the last one's first. None of them signs
+    /// any more: a restore makes a new one.
+    #[serde(default)]
+    pub archive_keys: Vec<String>,
 }
 
 /// The cluster. Written last by an install and by a restore: a store without it is not served.
@@ -218,7 +222,7 @@ pub struct CertificateRecord {
 }
 record!(CertificateRecord, Certificate, |c| keys::certificate(&c.name));
 
-/// A backup that was taken to its end.
+/// A backup that was sent to its end. Whether it arrived is known when a client confirms it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupRecord {
@@ -238,5 +242,18 @@ pub struct BackupRecord {
     pub with_images: bool,
     /// Who took it.
     pub by: String,
+    /// SHA-256 of the stream, before any encryption: 64 hexadecimal digits. Empty, as the next two fields, in records of
+    /// versions that did not keep it.
+    #[serde(default)]
+    pub sha256: String,
+    /// The id of the key that signed it.
+    #[serde(default)]
+    pub key_id: String,
+    /// Blobs whose content should be inside and was not in the storage.
+    #[serde(default)]
+    pub missing_blobs: u64,
+    /// When a client said that it has the whole stream, with this hash, where it wanted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_at: Option<Timestamp>,
 }
 record!(BackupRecord, Backup, |b| keys::backup(&b.id));

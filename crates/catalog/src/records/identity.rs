@@ -92,6 +92,17 @@ pub struct TeamMembership {
 }
 record!(TeamMembership, TeamMembership, |m| keys::team_membership(&m.team, &m.member));
 
+/// What a session was made of that a registered service was handed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bound {
+    /// The session that it was made with, by its hash: it ends with that.
+    pub parent: String,
+    /// Whether the service may fetch the accounts with their password hashes, as whoever logged in.
+    #[serde(default)]
+    pub export: bool,
+}
+
 /// A login that goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -107,6 +118,9 @@ pub struct Session {
     /// The registered service that began it, where it is good alone; none for one that was begun here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceId>,
+    /// For a session of a registered service that was made out of one that was begun here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<Bound>,
 }
 record!(Session, Session, |s| keys::session(&s.hash));
 

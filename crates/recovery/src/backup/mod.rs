@@ -29,6 +29,8 @@ use crate::{RecoveryError, SCHEMA, keys};
 
 /// How long a hold lives without being extended: so long content stays uncollected after a backup that died.
 const HOLD_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Backups that are remembered.
+const BACKUPS_KEPT: usize = 1_000;
 /// How often it is extended.
 const HOLD_EXTENSION: Duration = Duration::from_secs(60);
 
@@ -70,7 +72,9 @@ pub struct BackupOptions {
     pub encrypted: bool,
     /// Who takes the backup, by name.
     pub by: String,
-    /// Whether the catalog remembers that a backup was taken.
+    /// Its id, in the form of an event's; made when none is given.
+    pub id: Option<String>,
+    /// Whether the catalog remembers that a backup was sent. It counts when a client confirms that it arrived.
     pub record: bool,
     /// Told how far it is.
     pub progress: Option<ProgressFn>,
@@ -89,6 +93,7 @@ impl BackupOptions {
             ucp_id: None,
             encrypted: false,
             by: "system".to_owned(),
+            id: None,
             record: true,
             progress: None,
         }
@@ -136,9 +141,11 @@ impl Drop for Guard {
 pub async fn backup<W: Write + Send + 'static>(
     catalog: &Catalog,
     blobs: &Arc<dyn BlobStorage>,
-    options: BackupOptions,
+    mut options: BackupOptions,
     out: W,
 ) -> Result<(W, BackupReport), RecoveryError> {
+    let id = options.id.take().unwrap_or_else(|| Event::new_id(catalog.now(), catalog.random()));
+    options.id = Some(id.clone());
     let store = catalog.store().clone();
     let (signing, mut held) = match begin(catalog).await {
         Ok(begun) => begun,
@@ -180,9 +187,8 @@ pub async fn backup<W: Write + Send + 'static>(
     guard.release().await;
     let (out, report) = outcome?;
     if options.record {
-        catalog
-            .put(&BackupRecord {
-                id: Event::new_id(begun, catalog.random()),
+        let sent = BackupRecord {
+                id,
                 started_at: begun,
                 finished_at: catalog.now(),
                 revision: at,
@@ -190,8 +196,12 @@ pub async fn backup<W: Write + Send + 'static>(
                 bytes: report.bytes,
                 with_images: options.with_images,
                 by: options.by.clone(),
-            })
-            .await?;
+                sha256: report.sha256.clone(),
+                key_id: report.key_id.clone(),
+                missing_blobs: report.missing_blobs.len() as u64,
+                confirmed_at: None,
+        };
+        catalog.record_backup(&sent, BACKUPS_KEPT).await?;
     }
     Ok((out, report))
 }

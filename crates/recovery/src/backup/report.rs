@@ -24,6 +24,9 @@ pub struct NotIncluded {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupReport {
+    /// Its id, under which the registry lists it.
+    #[serde(default)]
+    pub id: String,
     /// The cluster.
     pub cluster: ClusterId,
     /// The version that wrote it.
@@ -130,6 +133,7 @@ pub(super) fn make(
         ));
     }
     BackupReport {
+        id: options.id.clone().unwrap_or_default(),
         cluster: job.cluster.id.clone(),
         version: options.version.clone(),
         revision,
@@ -237,6 +241,7 @@ impl fmt::Display for BackupReport {
             let bytes = size(self.blob_bytes);
             writeln!(f, "  mentions {} blobs of {bytes} in the blob storage", self.blobs)?;
         }
+        writeln!(f, "  id {}, sha256 {}{}", self.id, self.sha256, if self.encrypted { " before encryption" } else { "" })?;
         writeln!(f, "  signed by key {}", self.key_id)?;
         writeln!(f, "Not in it:")?;
         for missing in &self.not_included {

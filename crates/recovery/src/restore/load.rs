@@ -8,7 +8,7 @@ use std::{
 use dtr_blobs::{Found, examine};
 use dtr_catalog::{
     Kind, Loader, RestoredContent,
-    records::{BlobRecord, ClusterRecord, Settings},
+    records::{AccessToken, BlobRecord, ClusterRecord, KeyPurpose, Settings},
 };
 use dtr_identity::AccountRecords;
 use dtr_store::At;
@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{Accounts, Job};
 use crate::{
-    Progress, RecoveryError,
+    Progress, RecoveryError, keys,
     lines::{Line, ManifestLine},
     pump::Lines,
     verify::{self, Checks, StorageReport},
@@ -44,6 +44,14 @@ pub(super) struct Loading<'a> {
     /// Damaged blobs of which the archive had the content.
     mended: u64,
     storage: StorageReport,
+    /// Ids of the keys that signed the backed up cluster's archives.
+    former: Vec<String>,
+    /// Names of certificates that came back.
+    certificates: Vec<String>,
+    /// Access tokens that came back and are good.
+    tokens: u64,
+    /// Passwords that came back.
+    passwords: u64,
     progress: Progress,
 }
 
@@ -62,6 +70,10 @@ impl<'a> Loading<'a> {
             damaged: HashSet::new(),
             mended: 0,
             storage: StorageReport::default(),
+            former: Vec::new(),
+            certificates: Vec::new(),
+            tokens: 0,
+            passwords: 0,
             progress: Progress { phase: "records", ..Progress::default() },
         }
     }
@@ -104,7 +116,9 @@ impl<'a> Loading<'a> {
     }
 
     async fn record(&mut self, line: Line, json: &[u8]) -> Result<(), RecoveryError> {
+        self.note(&line);
         let to_store = self.job.accounts == Accounts::Store;
+        let copy = self.job.options.copy;
         if self.job.accounts == Accounts::Service {
             match &line {
                 Line::Account(account) => self.identity.accounts.push(account.clone()),
@@ -121,14 +135,16 @@ impl<'a> Loading<'a> {
             Line::Cluster(cluster) => self.cluster = Some(cluster.clone()),
             Line::Settings(settings) => self.settings = Some(settings.clone()),
             Line::Backup(record) => loader.put(record, json).await?,
-            Line::Key(record) => loader.put(record, json).await?,
+            // What the original signs with stays its own; the restored cluster makes keys.
+            Line::Key(_) => {}
+            Line::Certificate(_) if copy => {}
             Line::Certificate(record) => loader.put(record, json).await?,
             Line::Account(record) if to_store => loader.put(record, json).await?,
             Line::Credential(record) if to_store => loader.put(record, json).await?,
             Line::Membership(record) if to_store => loader.put(record, json).await?,
             Line::Team(record) if to_store => loader.put(record, json).await?,
             Line::TeamMembership(record) if to_store => loader.put(record, json).await?,
-            Line::Service(record) if to_store => loader.put(record, json).await?,
+            Line::Service(record) if to_store && !copy => loader.put(record, json).await?,
             Line::Account(_)
             | Line::Credential(_)
             | Line::Membership(_)
@@ -153,10 +169,65 @@ impl<'a> Loading<'a> {
             Line::Tag(record) => loader.put(record, json).await?,
             Line::RepositoryGrant(record) => loader.put(record, json).await?,
             Line::NamespaceGrant(record) => loader.put(record, json).await?,
+            Line::AccessToken(record) if copy => {
+                let off = AccessToken { is_active: false, ..record.clone() };
+                loader.put(&off, None).await?;
+            }
             Line::AccessToken(record) => loader.put(record, json).await?,
             Line::Event(record) => loader.put(record, json).await?,
         }
         Ok(())
+    }
+
+    /// Remembers what the restored cluster has in common with the one that was backed up.
+    fn note(&mut self, line: &Line) {
+        match line {
+            Line::Key(record) if record.purpose == KeyPurpose::Archive => {
+                // One that cannot be read is named by the half of its id that is known.
+                let id = keys::archive_key_id(record).unwrap_or_else(|_| record.id.clone());
+                self.former.push(id);
+            }
+            Line::Certificate(record) => self.certificates.push(record.name.clone()),
+            Line::AccessToken(record) => self.tokens += u64::from(record.is_active),
+            Line::Credential(_) => self.passwords += 1,
+            _ => {}
+        }
+    }
+
+    /// Ids of the keys that signed backups until now, the last one's first.
+    pub(super) fn former_keys(&self, from: Option<&ClusterRecord>) -> Vec<String> {
+        let before = from.and_then(|cluster| cluster.restored_from.as_ref());
+        let before = before.into_iter().flat_map(|from| &from.archive_keys);
+        let mut ids = vec![self.job.header.signer.key_id.clone()];
+        for id in self.former.iter().chain(before) {
+            if !ids.contains(id) {
+                ids.push(id.clone());
+            }
+        }
+        ids
+    }
+
+    /// What is good at the restored cluster and at the one that was backed up, should that still run, for people.
+    pub(super) fn shared(&self) -> Vec<String> {
+        let job = self.job;
+        let mut shared = Vec::new();
+        let kept = |name: &str| {
+            let replaced = job.options.certificates.iter().any(|given| given.name == name);
+            !job.options.copy && !replaced && self.certificates.iter().any(|known| known == name)
+        };
+        if kept("ca") {
+            shared.push("the certificate authority and its key".to_owned());
+        }
+        if kept("web") {
+            shared.push("the certificate that clients see and its key".to_owned());
+        }
+        if self.tokens > 0 && !job.options.copy {
+            shared.push(format!("{} access and refresh tokens", self.tokens));
+        }
+        if self.passwords > 0 && job.accounts != Accounts::Nowhere {
+            shared.push(format!("the passwords of {} users", self.passwords));
+        }
+        shared
     }
 
     /// Whether the archive's content of a digest is wanted: it is that of a blob, and the storage has it not, or other bytes.

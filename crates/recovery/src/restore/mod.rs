@@ -18,10 +18,10 @@ use std::{io::Read, sync::Arc, time::Instant};
 use dtr_archive::{Header, IdentityKind, Product, ReadOptions};
 use dtr_blobs::BlobStorage;
 use dtr_catalog::{
-    Catalog, CatalogError, RestoreStart,
+    Catalog, CatalogError, RestoreStart, keys as catalog_keys,
     records::{
         CertificateRecord, ClusterRecord, DATA_FORMAT, IdentitySource, RestoreRecord, RestoredFrom,
-        Settings, StorageRecord,
+        StorageRecord,
     },
 };
 use dtr_identity::{AccountRecords, Identity, ImportAnswer};
@@ -33,7 +33,7 @@ pub use report::RestoreReport;
 use crate::{
     ProgressFn, RecoveryError, Refusal, keys,
     pump::{Piece, Pump},
-    verify::{Checks, check_signer},
+    verify::{self, Checks},
 };
 
 /// Takes the accounts of an archive over into an identity service that is elsewhere: a UCP.
@@ -81,8 +81,10 @@ pub struct RestoreOptions {
     pub load_identity: bool,
     /// Accounts and teams of the archive that are others here.
     pub owner_map: OwnerMap,
-    /// The id of the key that must have signed the archive, if it is known.
-    pub signed_by: Option<String>,
+    /// Whether the restored registry is a copy beside the original, for a rehearsal: nothing of it is good at the original. It
+    /// gets an authority of its own, access tokens are switched off, no service is registered with it, clients are told no
+    /// address, and a storage that another cluster has is refused.
+    pub copy: bool,
     /// Whether owners that nobody knows are no reason to refuse.
     pub accept_unknown_owners: bool,
     /// Whether a storage without any of the blobs is no reason to refuse.
@@ -91,7 +93,7 @@ pub struct RestoreOptions {
     pub accept_salvaged: bool,
     /// The address that clients will use, `host[:port]`.
     pub external_url: Option<String>,
-    /// Certificates that take the place of those of the same name in the archive.
+    /// Certificates that take the place of those of the same name in the archive; of all of them in a copy.
     pub certificates: Vec<CertificateRecord>,
     /// Told how far it is.
     pub progress: Option<ProgressFn>,
@@ -107,7 +109,7 @@ impl RestoreOptions {
             identity: None,
             load_identity: false,
             owner_map: OwnerMap::default(),
-            signed_by: None,
+            copy: false,
             accept_unknown_owners: false,
             accept_empty_storage: false,
             accept_salvaged: false,
@@ -150,9 +152,13 @@ pub async fn restore<R: Read + Send + 'static>(
         };
         return Err(Refusal::NotEmpty { found }.into());
     }
+    if options.copy {
+        not_taken(target).await?;
+    }
+    let known = read.known.clone();
     let mut pump = Pump::start(input, read)?;
     let (header, encrypted) = pump.header().await?;
-    check_signer(&header, options.signed_by.as_deref())?;
+    let signer = verify::signer(&known, &header)?;
     let job = Job::new(target, &options, *header)?;
     let checks = Checks::new(&job.header)?;
     let mut cleaned = false;
@@ -177,6 +183,7 @@ pub async fn restore<R: Read + Send + 'static>(
     match outcome {
         Ok(mut report) => {
             staging.clear().await;
+            report.signer = signer;
             report.encrypted = encrypted;
             report.cleaned = cleaned;
             report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -192,6 +199,19 @@ pub async fn restore<R: Read + Send + 'static>(
             Err(error)
         }
     }
+}
+
+/// Refuses a storage that a cluster has: a copy would take it away from it. One that an unfinished restore into this very
+/// store took is its own.
+async fn not_taken(target: &RestoreTarget) -> Result<(), RecoveryError> {
+    let Some(mark) = target.blobs.mark().await.map_err(RecoveryError::Storage)? else {
+        return Ok(());
+    };
+    let own = target.catalog.get(&catalog_keys::storage()).await?;
+    if own.is_some_and(|own| own.value.mark == mark) {
+        return Ok(());
+    }
+    Err(Refusal::StorageTaken { cluster: mark.cluster.to_string() }.into())
 }
 
 /// One restore under way.
@@ -224,7 +244,9 @@ impl<'a> Job<'a> {
         if options.load_identity && !header.scope.identity {
             return Err(Refusal::NoIdentity.into());
         }
-        let accounts = match (to_built_in, options.load_identity) {
+        // A copy asks nobody: it knows those whom the archive has.
+        let load = options.load_identity || (options.copy && header.scope.identity);
+        let accounts = match (to_built_in, load) {
             (true, load) if load || from_built_in => Accounts::Store,
             (false, true) => Accounts::Service,
             _ => Accounts::Nowhere,
@@ -324,10 +346,10 @@ impl<'a> Job<'a> {
             // What was lost of these would keep the registry from starting.
             keys::ensure_assets(&self.target.catalog).await?;
         }
-        let settings = loading.settings.take();
-        let missing = report.blobs_missing_count;
-        self.switch(&cluster, loading.cluster.take(), settings, missing).await?;
+        report.signs_with =
+            self.switch(&cluster, loading, report.blobs_missing_count).await?;
         report.cluster = Some(cluster);
+        report.shared = loading.shared();
         report.advise(self);
         if let Some(former) = former {
             report.next.insert(0, format!(
@@ -363,23 +385,30 @@ impl<'a> Job<'a> {
         Ok(found.map(|found| found.cluster))
     }
 
-    /// Applies what was given on the command line, and makes the store a cluster.
+    /// Applies what was given on the command line, and makes the store a cluster, with a key of its own that signs its
+    /// backups. Yields that key's id.
     async fn switch(
         &self,
         id: &ClusterId,
-        from: Option<ClusterRecord>,
-        settings: Option<Settings>,
+        loading: &mut load::Loading<'_>,
         blobs_missing: u64,
-    ) -> Result<(), RecoveryError> {
+    ) -> Result<String, RecoveryError> {
+        let (from, settings) = (loading.cluster.take(), loading.settings.take());
         let catalog = &self.target.catalog;
         let now = catalog.now();
+        // None came from the archive: this makes one.
+        let key = keys::ensure_archive_key(catalog).await?;
         for certificate in &self.options.certificates {
             catalog.put(certificate).await?;
         }
         let mut settings = settings.unwrap_or_default();
         if let Some(url) = &self.options.external_url {
             settings.dtr_host.clone_from(url);
+        } else if self.options.copy {
+            // The original's: whoever logs in at the copy would be sent there.
+            settings.dtr_host.clear();
         }
+        let archive_keys = loading.former_keys(from.as_ref());
         let from = from.map(|cluster| cluster.identity);
         let identity = self.options.identity.clone().or(from).unwrap_or(IdentitySource::BuiltIn);
         let cluster = ClusterRecord {
@@ -394,8 +423,10 @@ impl<'a> Job<'a> {
                 backed_up_at: self.header.created,
                 restored_at: now,
                 blobs_missing,
+                archive_keys,
             }),
         };
-        Ok(catalog.finish_restore(&cluster, &settings).await?)
+        catalog.finish_restore(&cluster, &settings).await?;
+        keys::archive_key_id(&key)
     }
 }

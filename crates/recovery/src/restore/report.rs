@@ -8,7 +8,7 @@ use dtr_types::{ClusterId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{Accounts, Job, OwnerReport, load::Loading};
-use crate::{Exit, Salvaged, bounded};
+use crate::{Exit, Salvaged, bounded, verify::Unknown};
 
 /// What came back, and what did not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,21 @@ pub struct RestoreReport {
     pub backed_up_at: Timestamp,
     /// Whether the archive was encrypted.
     pub encrypted: bool,
+    /// The id of the key that signed it.
+    #[serde(default)]
+    pub key_id: String,
+    /// The known key that it is: its name, or its id. Nothing where no key was known to compare it with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
+    /// The id of the key that signs the restored registry's backups; empty in a dry run.
+    #[serde(default)]
+    pub signs_with: String,
+    /// Whether this is a copy beside the original, for a rehearsal.
+    #[serde(default)]
+    pub copy: bool,
+    /// What is good here and at the cluster that was backed up, should that still run, for people.
+    #[serde(default)]
+    pub shared: Vec<String>,
     /// Whether an unfinished restore was removed first.
     pub cleaned: bool,
     /// Records by entry, as they were in the archive.
@@ -92,11 +107,23 @@ impl RestoreReport {
                 "the archive's accounts were not loaded: people need accounts in the identity service".to_owned(),
             );
         }
+        if self.copy {
+            next.push(
+                "this is a copy for a rehearsal: try it, and remove it with \"dtr destroy\"; access tokens are switched off in \
+                 it, and accounts of a UCP are known as far as the archive has them"
+                    .to_owned(),
+            );
+            self.next = next;
+            return;
+        }
         next.push("people log in again: sessions are not part of a backup".to_owned());
         next.push(
             "what is left of the old cluster cannot come back into this one: destroy it".to_owned(),
         );
-        next.push("take a backup of the restored registry".to_owned());
+        next.push(format!(
+            "take a backup of the restored registry; it is signed by a new key, {}: note it where you keep the former one",
+            self.signs_with
+        ));
         self.next = next;
     }
 }
@@ -112,6 +139,11 @@ pub(super) fn begin(job: &Job<'_>, loading: &Loading<'_>) -> RestoreReport {
         revision: header.revision,
         backed_up_at: header.created,
         encrypted: false,
+        key_id: header.signer.key_id.clone(),
+        signer: None,
+        signs_with: String::new(),
+        copy: job.options.copy,
+        shared: Vec::new(),
         cleaned: false,
         total_records: records.values().sum(),
         records,
@@ -149,6 +181,10 @@ impl fmt::Display for RestoreReport {
         for (path, count) in self.records.iter().filter(|(_, count)| **count > 0) {
             writeln!(f, "  {count:>9}  {path}")?;
         }
+        writeln!(f, "  signed by key {}", self.key_id)?;
+        if self.signer.is_none() {
+            writeln!(f, "{}", Unknown(&self.key_id))?;
+        }
         if let Some(ImportAnswer { created, existing, skipped, .. }) = &self.accounts {
             if self.dry_run {
                 writeln!(
@@ -182,6 +218,10 @@ impl fmt::Display for RestoreReport {
         }
         let warnings = self.warnings.iter().map(|warning| format!("  WARNING: {warning}"));
         bounded::lines(f, warnings, "  WARNING")?;
+        if !self.shared.is_empty() {
+            let (from, shared) = (&self.from_cluster, self.shared.join(", "));
+            writeln!(f, "  in common with cluster {from}: {shared}")?;
+        }
         if !self.next.is_empty() {
             writeln!(f, "Next:")?;
         }

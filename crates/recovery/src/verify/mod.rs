@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use dtr_archive::{Header, Manifest as Proof, ReadOptions};
+use dtr_archive::{Header, KnownKeys, Manifest as Proof, ReadOptions};
 use dtr_blobs::{BlobStorage, Found, examine};
 use dtr_types::Digest;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -69,6 +69,9 @@ pub struct VerifyReport {
     pub encrypted: bool,
     /// The id of the key that signed it.
     pub key_id: String,
+    /// The known key that it is: its name, or its id. Nothing where no key is known to compare it with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
     /// Records by entry.
     pub records: BTreeMap<String, u64>,
     /// Records of all kinds.
@@ -133,8 +136,10 @@ pub async fn verify<R: Read + Send + 'static>(
     read: ReadOptions,
     options: VerifyOptions,
 ) -> Result<VerifyReport, RecoveryError> {
+    let known = read.known.clone();
     let mut pump = Pump::start(input, read)?;
     let (header, encrypted) = pump.header().await?;
+    let signer = signer(&known, &header)?;
     let mut checks = Checks::new(&header)?;
     let mut asked = StorageReport { deep: options.deep, ..StorageReport::default() };
     loop {
@@ -159,7 +164,8 @@ pub async fn verify<R: Read + Send + 'static>(
                     missing_by_repository: checks.references.missing_by_repository(),
                     ..asked
                 });
-                return Ok(report(*header, encrypted, &proof, checks, storage));
+                let report = report(*header, encrypted, &proof, checks, storage);
+                return Ok(VerifyReport { signer, ..report });
             }
         }
     }
@@ -175,6 +181,7 @@ fn report(
     VerifyReport {
         encrypted,
         key_id: header.signer.key_id.clone(),
+        signer: None,
         total_records: checks.counts.values().sum(),
         records: checks.counts,
         entries: proof.totals.entries,
@@ -198,22 +205,27 @@ fn report(
     }
 }
 
-/// A record, and its JSON.
-type Judged<'a> = (Line, Cow<'a, [u8]>);
+/// What the signer of an archive is known as.
+pub(crate) fn signer(known: &KnownKeys, header: &Header) -> Result<Option<String>, RecoveryError> {
+    Ok(known.check(&header.signer.key_id)?.map(|key| key.name().to_owned()))
+}
 
-/// Refuses an archive that names another key than the one expected. That this key signed it is proven at the end: header
-/// and proof must name the same.
-pub(crate) fn check_signer(header: &Header, expected: Option<&str>) -> Result<(), RecoveryError> {
-    let found = &header.signer.key_id;
-    match expected {
-        // People copy the first half of it, as the catalog's key ids have it.
-        Some(expected) if expected.len() < 32 || !found.starts_with(expected) => {
-            let (found, expected) = (found.clone(), expected.to_owned());
-            Err(dtr_archive::ArchiveError::WrongKey { found, expected }.into())
-        }
-        _ => Ok(()),
+/// What is said of a signature that was compared with no key.
+pub(crate) struct Unknown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Unknown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "WARNING: signed by key {}, which was compared with nothing: anybody can sign an archive. If that is the id that \
+             its maker's reports show, name it with --signed-by (dtr also takes a file of known keys, --known-keys)",
+            self.0
+        )
     }
 }
+
+/// A record, and its JSON.
+type Judged<'a> = (Line, Cow<'a, [u8]>);
 
 /// What is checked of an archive while it streams past: the same in a verification and in a restore.
 pub(crate) struct Checks {
@@ -353,8 +365,12 @@ impl fmt::Display for VerifyReport {
         )?;
         writeln!(
             f,
-            "  {} entries, {} records, {} bytes: every hash fits, signed by key {}",
-            self.entries, self.total_records, self.bytes, self.key_id
+            "  {} entries, {} records, {} bytes: every hash fits, signed by key {}{}",
+            self.entries,
+            self.total_records,
+            self.bytes,
+            self.key_id,
+            if self.signer.is_some() { ", which is known" } else { "" }
         )?;
         match &self.storage {
             Some(storage) => writeln!(
@@ -409,6 +425,10 @@ impl fmt::Display for VerifyReport {
                 Exit::Incomplete => "The archive is good; image content is missing.",
                 _ => "The archive is NOT good.",
             }
-        )
+        )?;
+        match &self.signer {
+            None => writeln!(f, "{}", Unknown(&self.key_id)),
+            Some(_) => Ok(()),
+        }
     }
 }

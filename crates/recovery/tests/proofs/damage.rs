@@ -2,7 +2,7 @@
 
 use std::{io::Cursor, sync::Arc};
 
-use dtr_archive::{ReadOptions, mutate};
+use dtr_archive::{KnownKeys, ReadOptions, mutate};
 use dtr_recovery::{BackupOptions, Exit, RestoreOptions, ensure_archive_key, restore, signing_key};
 use dtr_store::At;
 
@@ -23,7 +23,7 @@ async fn every_damaged_archive_is_refused_and_nothing_is_changed() {
     let key = signing_key(&ensure_archive_key(&world.catalog).await.unwrap()).unwrap();
     let archive = Arc::new(archive);
     let target = World::empty(32).await;
-    let read = || ReadOptions { expected_key: Some(key.public_key()), ..ReadOptions::default() };
+    let read = || ReadOptions { known: KnownKeys::of(&key.public_key()), ..ReadOptions::default() };
 
     let kinds = mutate::kinds().count() as u64;
     for seed in 0..count() {

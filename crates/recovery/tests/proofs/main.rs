@@ -5,6 +5,7 @@
 mod assets;
 mod back;
 mod circle;
+mod copies;
 mod damage;
 mod elsewhere;
 mod killed;

@@ -145,6 +145,7 @@ impl World {
             account: world.alice.id.clone(),
             created_at: now,
             expires_at: now.plus(Duration::from_secs(60)),
+            bound: None,
         };
         catalog.put(&session).await.unwrap();
         let cluster = ClusterRecord {
@@ -437,7 +438,7 @@ pub fn expected(state: &State) -> State {
         let of_deleted = |repository: &String| has(format!("rd/{repository}"));
         let keep = match prefix.as_str() {
             "cluster" | "settings" | "replica" | "rd" | "md" | "u" | "is" | "ig" | "gc" | "x"
-            | "restore" | "restart" | "!hold" => false,
+            | "restore" | "restart" | "!hold" | "key" => false,
             "b" => digests.contains(&rest[0]),
             "l" => needed.contains(&(rest[1].clone(), rest[0].clone())),
             "bl" => needed.contains(&(rest[0].clone(), rest[1].clone())),
@@ -471,7 +472,9 @@ pub fn restored(state: State) -> State {
     state
         .into_iter()
         .filter(|(key, _)| {
-            ![&b"cluster"[..], b"settings", b"storage"].contains(&key.as_slice()) && key[0] != b'!'
+            ![&b"cluster"[..], b"settings", b"storage"].contains(&key.as_slice())
+                && key[0] != b'!'
+                && !key.starts_with(b"key/")
         })
         .collect()
 }
