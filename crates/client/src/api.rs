@@ -110,6 +110,11 @@ impl Api {
         host_of(&self.base)
     }
 
+    /// Scheme, host and port, as an identity service's address is written.
+    pub fn origin(&self) -> String {
+        self.base.origin().ascii_serialization()
+    }
+
     /// Reads.
     ///
     /// # Errors

@@ -59,6 +59,12 @@ pub struct Service {
     /// The address that its users use.
     #[serde(default)]
     pub url: String,
+    /// Whether it is a registry that an administrator registered: only such a one is sent credentials.
+    #[serde(default)]
+    pub privileged: bool,
+    /// The public half of the key that proves it, in PEM.
+    #[serde(default)]
+    pub public_key: String,
     /// The certificates that verify it and its replicas, in PEM.
     #[serde(default)]
     pub ca_bundle: String,
@@ -107,6 +113,11 @@ impl Identity {
     /// Host and port.
     pub fn host(&self) -> String {
         self.api.host()
+    }
+
+    /// Scheme, host and port.
+    pub fn url(&self) -> String {
+        self.api.origin()
     }
 
     /// Calls to it as an account that is logged in.
@@ -182,27 +193,20 @@ impl Identity {
         self.api(session).list(path, crate::PageStyle::Enzi, "services", 100).await
     }
 
-    /// The service that has this replica, and the replica.
+    /// A login at a registered service alone, out of one here: good nowhere else, and over with it. `export` lets the
+    /// service fetch the accounts with their password hashes.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`], which lists the replicas there are, and any other.
-    pub async fn find_replica(
+    /// Any [`ClientError`]; refused for a service that no administrator registered as a registry.
+    pub async fn bind(
         &self,
         session: &Session,
-        id: &ReplicaId,
-    ) -> Result<(Service, Replica), ClientError> {
-        let services = self.services(session).await?;
-        for service in &services {
-            if let Some(replica) = service.replicas.iter().find(|replica| replica.id == *id) {
-                return Ok((service.clone(), replica.clone()));
-            }
-        }
-        let known: Vec<&str> =
-            services.iter().flat_map(|s| &s.replicas).map(|replica| replica.id.as_str()).collect();
-        let message = match known.is_empty() {
-            true => "no DTR is registered there".to_owned(),
-            false => format!("the replicas registered there are: {}", known.join(", ")),
-        };
-        Err(ClientError::NotFound { what: format!("replica {id} at {}", self.host()), message })
+        service: &ServiceId,
+        export: bool,
+    ) -> Result<Session, ClientError> {
+        let path = format!("/enzi/v0/services/{service}/session");
+        let answer: LoggedIn =
+            self.api(session).post(&path, &serde_json::json!({ "export": export })).await?;
+        Ok(Session { token: answer.session_token, account: answer.account })
     }
 }

@@ -148,6 +148,7 @@ routes! {
     GetService GET "/enzi/v0/services/{service}" OwnService: "Shows a service.";
     UpdateService PATCH "/enzi/v0/services/{service}" OwnService: "Changes a service; only admins make it privileged.";
     DeleteService DELETE "/enzi/v0/services/{service}" Admin: "Forgets a service.";
+    BindSession POST "/enzi/v0/services/{service}/session" AnyUser: "Begins a session that is good at a registered service alone, and ends with the one it is asked for with.";
     GetAuthConfig GET "/enzi/v0/config/auth" AnyUser services: "Shows where passwords are checked.";
     PutAuthConfig PUT "/enzi/v0/config/auth" Admin: "Sets where passwords are checked: managed.";
     GetLdapConfig GET "/enzi/v0/config/auth/ldap" Admin: "LDAP; not offered.";
@@ -166,6 +167,7 @@ routes! {
     ListWorkers GET "/enzi/v0/workers" Admin: "Workers of the identity service; not offered.";
     ServiceAuthenticate POST "/enzi/v0/service/authenticate" Service: "Checks a user's password for a registered service.";
     ServiceSession POST "/enzi/v0/service/session" Service: "Shows who a session is, for a registered service.";
+    ServiceExport POST "/enzi/v0/service/exportAccounts" Service: "Streams all accounts with their password hashes, for an administrator whose session allows the service that.";
     ServiceLogout POST "/enzi/v0/service/logout" Service: "Ends a session for a registered service.";
     ServicePrincipal GET "/enzi/v0/service/principals/{id}" Service: "Shows a user's rights to a registered service.";
     Login POST "/id/login" Anyone: "Begins a session.";

@@ -176,6 +176,11 @@ pub trait Identity: Send + Sync {
 
     /// Whether the service can be asked right now; the reason when not. For `/_ping` and `status`.
     async fn health(&self) -> Result<(), IdentityError>;
+
+    /// Why the service refuses this registry, if it did when it last answered. Asks nobody.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What a source says that knows people only, such as a test's.

@@ -253,6 +253,14 @@ pub struct AuthenticateAnswer {
     pub expires_at: Option<Timestamp>,
 }
 
+/// `POST /enzi/v0/services/{service}/session`, by whoever is logged in.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct BindForm {
+    /// Whether the service may fetch the accounts with their password hashes.
+    #[serde(default)]
+    pub export: bool,
+}
+
 /// `POST /enzi/v0/service/session` and `/enzi/v0/service/logout`, by a registered service: one of the two fields.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SessionForm {

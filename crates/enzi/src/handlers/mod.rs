@@ -39,6 +39,8 @@ pub(crate) async fn handle(operation: Operation, context: Context) -> Answer {
         Op::ServiceAuthenticate => services::authenticate(context).await,
         Op::ServiceSession => services::session(context).await,
         Op::ServiceLogout => services::logout(context).await,
+        Op::ServiceExport => services::export(context).await,
+        Op::BindSession => services::bind(context).await,
         Op::ServicePrincipal => services::principal(context).await,
         Op::ListMembers => organizations::list_members(context).await,
         Op::GetMember => organizations::get_member(context).await,

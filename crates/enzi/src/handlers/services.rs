@@ -3,10 +3,12 @@
 use dtr_catalog::records::Service;
 use dtr_identity::{
     Identity as _, IdentityError, ServiceForm,
-    wire::{AuthenticateAnswer, AuthenticateForm, PrincipalView, ServiceList, SessionForm},
+    wire::{
+        AuthenticateAnswer, AuthenticateForm, BindForm, LoginAnswer, PrincipalView, ServiceList,
+        SessionForm,
+    },
 };
 use http::StatusCode;
-use serde_json::json;
 
 use super::Answer;
 use crate::{
@@ -95,6 +97,36 @@ pub(super) async fn authenticate(context: Context) -> Answer {
     }
 }
 
+/// A session for a registry, made out of that of whoever asks.
+pub(super) async fn bind(context: Context) -> Answer {
+    let form: BindForm = context.optional_form()?;
+    let service = context.service().await?;
+    let Some(session) = context.session() else {
+        return Err(ApiError::invalid("log in first: this is made out of a session"));
+    };
+    // Others may say of themselves what they like.
+    if !service.privileged {
+        return Err(ApiError::not_authorized());
+    }
+    let login = context.identity().bind_session(session, &service.id, form.export).await?;
+    let login = login.ok_or_else(|| ApiError::not_authenticated("the session is over"))?;
+    let account = login.principal.account.clone();
+    let answer =
+        LoginAnswer { session_token: login.token, account, expires_at: login.expires_at };
+    json(StatusCode::CREATED, &answer)
+}
+
+/// The accounts, to a registry that an administrator lets fetch them for a backup.
+pub(super) async fn export(context: Context) -> Answer {
+    let form: SessionForm = context.form()?;
+    let service = &context.calling_service()?.id;
+    let token = form.token.ok_or_else(|| ApiError::invalid("send the session's token"))?;
+    match context.identity().exporter(service, &token).await? {
+        Some(principal) if principal.account.is_admin => super::transfer::export(&context).await,
+        _ => Err(ApiError::not_authorized()),
+    }
+}
+
 pub(super) async fn session(context: Context) -> Answer {
     let form: SessionForm = context.form()?;
     let (identity, service) = (context.identity(), &context.calling_service()?.id);
@@ -116,7 +148,7 @@ pub(super) async fn logout(context: Context) -> Answer {
     let form: SessionForm = context.form()?;
     let token = form.token.ok_or_else(|| ApiError::invalid("send the session's token"))?;
     context.identity().logout(&token).await?;
-    ok(&json!({}))
+    ok(&serde_json::json!({}))
 }
 
 pub(super) async fn principal(context: Context) -> Answer {

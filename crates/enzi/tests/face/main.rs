@@ -2,6 +2,7 @@
 //! asks over HTTPS.
 
 mod matrix;
+mod posing;
 mod remote;
 mod requests;
 mod transfer;

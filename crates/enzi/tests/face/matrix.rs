@@ -47,9 +47,13 @@ fn expected(operation: Operation) -> (&'static str, &'static str) {
         | Op::ListJobs
         | Op::CreateJob
         | Op::ListWorkers => ("", "a"),
-        Op::ServiceAuthenticate | Op::ServiceSession | Op::ServiceLogout | Op::ServicePrincipal => {
-            ("", "s")
-        }
+        Op::ServiceAuthenticate
+        | Op::ServiceSession
+        | Op::ServiceLogout
+        | Op::ServiceExport
+        | Op::ServicePrincipal => ("", "s"),
+        // Whoever is let through and has no session is told so: 400.
+        Op::BindSession => ("", "uitoa"),
         // A login that is let through is then refused for its empty form: 400.
         Op::Login | Op::EnziLogin | Op::AuthLogin => ("", "-uitoasp"),
         Op::WhoAmI | Op::EnziWhoAmI | Op::Logout | Op::EnziLogout => ("", "uitoa"),

@@ -310,8 +310,11 @@ async fn the_commands_log_in_register_and_find_replicas() {
     };
     let service = client.register_service(&login, &form).await.expect("registered");
     form.url = Some("https://other.example.com".to_owned());
-    let again = client.register_service(&login, &form).await.expect("registered again");
-    assert_eq!(again.id, service.id, "the same one");
+    // Nobody takes the place of what is registered by asking for its name.
+    let again = client.register_service(&login, &form).await.expect_err("registered twice");
+    assert_eq!(again.status(), Some(409));
+    let token = &login.session_token;
+    client.update_service(token, &service.id, &form).await.expect("changed");
     // The registry tells its replicas with its own key; the commands find them.
     let options = RemoteOptions {
         url: ucp.url.clone(),
@@ -325,7 +328,6 @@ async fn the_commands_log_in_register_and_find_replicas() {
     );
     let form: ServiceForm = serde_json::from_value(replicas).expect("a form");
     remote.update_registration(&form).await.expect("told");
-    let token = &login.session_token;
     let services = client.services(token).await.expect("listed");
     let found = services.iter().find(|s| s.id == service.id).expect("there");
     assert_eq!(found.replicas[0].address, "https://10.0.0.1:443");

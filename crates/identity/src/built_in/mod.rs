@@ -1,6 +1,7 @@
 //! Identity over a catalog of its own.
 
 mod accounts;
+mod bound;
 mod identity;
 mod organizations;
 mod password;

@@ -30,6 +30,17 @@ fn check_url(field: &'static str, text: &str) -> Result<(), ManageError> {
     }
 }
 
+/// Whether a replica belongs to a service that may not lose it to `service`: an id has one owner. What a service says that
+/// only has an account keeps no id from a registry.
+fn owner_of_replica<'a>(services: &'a [Service], service: &Service) -> Option<&'a Service> {
+    let ids: Vec<_> = service.replicas.iter().map(|replica| &replica.id).collect();
+    let mut others = services.iter().filter(|other| other.id != service.id);
+    others.find(|other| {
+        (other.privileged || !service.privileged)
+            && other.replicas.iter().any(|replica| ids.contains(&&replica.id))
+    })
+}
+
 /// Bounds and forms of everything that came from outside.
 fn check(service: &Service) -> Result<(), ManageError> {
     if service.name.is_empty() || service.name.chars().any(char::is_control) {
@@ -103,6 +114,23 @@ impl BuiltIn {
         Ok(())
     }
 
+    /// Refuses replica ids that another service has, and one that is there twice.
+    async fn replicas_are_own(&self, service: &Service) -> Result<(), ManageError> {
+        for (i, replica) in service.replicas.iter().enumerate() {
+            if service.replicas[..i].iter().any(|before| before.id == replica.id) {
+                return Err(invalid("replicas", format!("replica {} is there twice", replica.id)));
+            }
+        }
+        match owner_of_replica(&self.services().await?, service) {
+            None => Ok(()),
+            Some(owner) => Err(ManageError::Refused(format!(
+                "service {} has one of these replica ids, and an id has one owner; take that registration away first if it is \
+                 of a registry that is lost",
+                owner.name
+            ))),
+        }
+    }
+
     /// Registers a service of `owner`.
     pub async fn register_service(
         &self,
@@ -130,6 +158,7 @@ impl BuiltIn {
         check(&service)?;
         let _changing = self.inner.changing.lock().await;
         self.name_is_free(&service).await?;
+        self.replicas_are_own(&service).await?;
         let event =
             self.event(actor, EventType::Create, "service", &service.name, service.id.as_str());
         let transaction = Transaction::new()
@@ -156,6 +185,9 @@ impl BuiltIn {
         check(&new)?;
         if new.name != known.name {
             self.name_is_free(&new).await?;
+        }
+        if new.replicas != known.replicas || new.privileged != known.privileged {
+            self.replicas_are_own(&new).await?;
         }
         let event = self.event(actor, EventType::Update, "service", &new.name, id.as_str());
         self.catalog()

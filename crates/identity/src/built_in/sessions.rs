@@ -9,7 +9,7 @@ use super::BuiltIn;
 use crate::{IdentityError, Login, Principal};
 
 /// Random bytes of a session's token; it is written in hexadecimal.
-const TOKEN_BYTES: usize = 32;
+pub(super) const TOKEN_BYTES: usize = 32;
 
 /// Whether a text has the form of a session's token.
 pub fn is_session_token(text: &Secret) -> bool {
@@ -45,6 +45,7 @@ impl BuiltIn {
             created_at: now,
             expires_at: now.plus(self.inner.options.session_lifetime),
             service: service.cloned(),
+            bound: None,
         };
         self.catalog().create_session(&session).await?;
         Ok(Login { token, principal, expires_at: session.expires_at })
@@ -79,7 +80,11 @@ impl BuiltIn {
         let (key, now) = (keys::session(&session.hash), self.catalog().now());
         let principal = self.load_principal(&session.account).await?;
         let options = &self.inner.options;
-        if principal.is_some() && session.expires_at.since(now) < options.session_renewal {
+        let renewed = session.bound.is_none();
+        if renewed
+            && principal.is_some()
+            && session.expires_at.since(now) < options.session_renewal
+        {
             self.catalog()
                 .change(&key, None, |session| {
                     let mut renewed = session.clone();
@@ -108,12 +113,14 @@ impl BuiltIn {
         }
         let changed = self.catalog().get(&keys::credential(&session.account)).await?;
         let outdated = changed.is_none_or(|c| c.value.changed_at > session.created_at);
-        Ok((session.expires_at > self.catalog().now() && !outdated).then_some(session))
+        let goes_on = session.expires_at > self.catalog().now() && !outdated;
+        Ok((goes_on && self.parent_goes_on(&session).await?).then_some(session))
     }
 
     pub(super) async fn end_session(&self, token: &Secret) -> Result<(), IdentityError> {
         if let Some(found) = self.catalog().get(&keys::session(&session_hash(token))).await? {
             self.catalog().delete_session(&found.value).await?;
+            self.end_bound(&found.value).await?;
         }
         Ok(())
     }

@@ -77,24 +77,17 @@ impl UcpClient {
         Ok(list.services)
     }
 
-    /// Registers a service for the account that logged in, or changes the one that it has under this name already: so
-    /// it can be repeated.
+    /// Registers a service for the account that logged in.
+    ///
+    /// # Errors
+    /// Any [`UcpError`]: 409 when the account has one of this name, or another service one of its replicas.
     pub async fn register_service(
         &self,
         login: &LoginAnswer,
         form: &ServiceForm,
     ) -> Result<Service, UcpError> {
-        let token = &login.session_token;
-        let known = self.services(token).await?.into_iter().find(|service| {
-            service.owner == login.account.id && form.name.as_ref() == Some(&service.name)
-        });
-        match known {
-            Some(service) => self.update_service(token, &service.id, form).await,
-            None => {
-                let path = format!("/enzi/v0/accounts/{}/services", login.account.id);
-                self.http.json(Call::post(path, form).bearer(token)).await
-            }
-        }
+        let path = format!("/enzi/v0/accounts/{}/services", login.account.id);
+        self.http.json(Call::post(path, form).bearer(&login.session_token)).await
     }
 
     /// Changes a service.

@@ -83,14 +83,23 @@ impl From<Unanswered> for IdentityError {
                     retry_after: Duration::from_secs(retry_after.unwrap_or(1)),
                 };
             }
-            Unanswered::Refused(error) if matches!(error.status(), Some(401 | 403)) => format!(
-                "this registry is not registered there, or with another key; register it again with `dtr reconfigure \
-                 --ucp-url` ({error})"
-            ),
+            Unanswered::Refused(error) if is_stranger(&error) => stranger(&error),
             Unanswered::Refused(error) => error.to_string(),
         };
         Self::Unavailable { reason }
     }
+}
+
+/// Whether a UCP says that it does not know this registry, or not as one that may ask.
+fn is_stranger(error: &UcpError) -> bool {
+    matches!(error.status(), Some(401 | 403))
+}
+
+fn stranger(error: &UcpError) -> String {
+    format!(
+        "the UCP does not know this registry, or by another key, so nobody can log in; register it anew, on the machine of a \
+         replica: dtr reconfigure --data-dir DIR --ucp-url UCP ({error})"
+    )
 }
 
 /// Identity asked of a UCP.
@@ -100,6 +109,8 @@ pub struct Remote {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     breaker: Breaker,
+    /// Why the UCP refused this registry when it last answered.
+    refused: parking_lot::Mutex<Option<String>>,
     key: hmac::Key,
     /// With the time of the password that fitted: one that was changed since fits no more.
     passwords: LastKnown<[u8; 32], (AccountId, Option<Timestamp>)>,
@@ -136,6 +147,7 @@ impl Remote {
             clock,
             random,
             breaker: Breaker::default(),
+            refused: parking_lot::Mutex::new(None),
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             passwords: LastKnown::new(10_000),
             sessions: LastKnown::new(50_000),
@@ -181,7 +193,14 @@ impl Remote {
     async fn ask<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<Option<T>, Unanswered> {
         self.breaker.enter(self.now()).map_err(Unanswered::Away)?;
         let token = self.service_token()?;
-        match self.http.json(call.bearer(&token)).await {
+        let answer = self.http.json(call.bearer(&token)).await;
+        match &answer {
+            Err(error) if is_stranger(error) => *self.refused.lock() = Some(stranger(error)),
+            // Nothing was said about that.
+            Err(error) if error.is_away() => {}
+            _ => *self.refused.lock() = None,
+        }
+        match answer {
             Ok(answer) => {
                 self.breaker.succeeded(self.now());
                 Ok(Some(answer))
@@ -482,6 +501,16 @@ impl Identity for Remote {
     }
 
     async fn export(&self, proof: &Secret) -> Result<Option<AccountRecords>, IdentityError> {
+        // A session that is good here alone: the UCP gives its answer to this registry, for whoever it is of.
+        if let Some(("Bearer", token)) = proof.expose().split_once(' ') {
+            let token = Some(Secret::new(token.trim()));
+            let form = SessionForm { token, hash: None };
+            let bearer = self.service_token()?;
+            let call = Call::post("/enzi/v0/service/exportAccounts", &form).bearer(&bearer);
+            if let Ok(records) = self.http.export(call).await {
+                return Ok(Some(records));
+            }
+        }
         let call = Call::get("/enzi/v0/admin/exportAccounts").authorization(proof);
         match self.http.export(call).await {
             Ok(records) => Ok(Some(records)),
@@ -493,10 +522,15 @@ impl Identity for Remote {
 
     async fn health(&self) -> Result<(), IdentityError> {
         let recent = self.breaker.succeeded_at().is_some_and(|at| self.now().since(at) < FRESH);
-        if recent && self.breaker.failure().is_none() {
+        if recent && self.breaker.failure().is_none() && self.trouble().is_none() {
             return Ok(());
         }
-        self.ask::<serde_json::Value>(Call::get("/_ping")).await?;
+        // What only a registry may ask that the UCP knows.
+        self.ask::<serde_json::Value>(Call::get("/enzi/v0/config/auth")).await?;
         Ok(())
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.refused.lock().clone()
     }
 }
