@@ -1,7 +1,8 @@
 //! Alerts: what an administrator should do something about.
 
 use dtr_blobs::BlobStorage;
-use dtr_catalog::{Catalog, CatalogError, Need, records::Damage};
+use dtr_catalog::{Catalog, CatalogError, LastBackups, Need, records::Damage};
+use dtr_types::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -10,7 +11,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Alert {
-    /// What kind: `backup`, `storage`, `content`, `replica`, `store`.
+    /// What kind: `backup`, `content`, `identity`, `storage`, `replica`, `store`.
     pub id: String,
     /// `warning` or `critical`.
     pub class: String,
@@ -30,10 +31,44 @@ fn alert(id: &str, class: &str, message: String, page: &str) -> Alert {
 }
 
 impl Alert {
+    /// The identity service does not do what it is asked.
+    pub(crate) fn identity(problem: &str) -> Self {
+        let page = "restore.md#when-the-ucp-does-not-know-the-registry";
+        alert("identity", "critical", problem.to_owned(), page)
+    }
+
     /// Something is wrong with the store, although it answers.
     pub(crate) fn store(message: String) -> Self {
         alert("store", "critical", message, "replicas.md#when-etcd-is-full")
     }
+}
+
+/// What is wrong with the backups. Only those count that arrived, as a client said, and not in the future.
+fn backup_message(last: &LastBackups, now: Timestamp) -> Option<String> {
+    let mut message = match (&last.confirmed, &last.sent) {
+        (Some(confirmed), _) if now.since(confirmed.finished_at) <= BACKUP_WEEK => return None,
+        (Some(confirmed), _) => {
+            format!("the last backup that arrived is of {}", confirmed.finished_at)
+        }
+        (None, Some(_)) => "no backup is known to have arrived".to_owned(),
+        (None, None) => "no backup was ever taken".to_owned(),
+    };
+    let confirmed_at = last.confirmed.as_ref().map(|backup| backup.finished_at);
+    if let Some(sent) = &last.sent
+        && confirmed_at.is_none_or(|at| sent.finished_at > at)
+    {
+        message.push_str(&format!(
+            ", one was sent at {}, and no client confirmed that it has it",
+            sent.finished_at
+        ));
+    }
+    if let Some(to_come) = &last.to_come {
+        message.push_str(&format!(
+            ", one claims to be of {}, which is yet to come: a clock was wrong",
+            to_come.finished_at
+        ));
+    }
+    Some(message)
 }
 
 /// All alerts of this moment.
@@ -45,16 +80,9 @@ pub async fn alerts(
     let settings = catalog.settings().await?;
     let mut found = Vec::new();
     if !settings.disable_backup_warning {
-        let message = match catalog.last_backup().await? {
-            None => Some("no backup was ever taken".to_owned()),
-            Some(last) if now.since(last.finished_at) > BACKUP_WEEK => {
-                Some(format!("the last backup is of {}", last.finished_at))
-            }
-            Some(_) => None,
-        };
-        if let Some(message) = message {
+        if let Some(message) = backup_message(&catalog.last_backups().await?, now) {
             let message = format!("{message}; take one with \"dtr backup\" and keep it elsewhere");
-            found.push(alert("backup", "warning", message, "backup.md"));
+            found.push(alert("backup", "warning", message, "backup.md#how-often"));
         }
     }
     let health = blobs.health().await;

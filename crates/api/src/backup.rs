@@ -8,7 +8,6 @@ use std::{
 
 use axum::{
     Json,
-    body::Body,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -27,12 +26,12 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     ApiError, ApiState,
     auth::{self, Asking},
-    extract::{Params, Parted},
+    extract::{Body, Params, Parted},
 };
 
 /// Reports of the backups that this process took, the newest of them; of one that failed, why.
@@ -101,7 +100,8 @@ impl Write for BlockWriter {
 /// Take a backup: the archive is the answer's body. Nothing is stopped meanwhile
 ///
 /// The trailer `dtr-status: complete` ends a whole archive; a stream that ends otherwise is not one. The report is found
-/// under the id in `X-DTR-Backup-Id` afterwards.
+/// under the id in `X-DTR-Backup-Id` afterwards. A backup counts when `POST /api/v0/backups/{id}/confirmation` says that it
+/// arrived.
 #[utoipa::path(
     post, path = "/api/v0/backups", tag = "backup", params(BackupParams),
     responses((status = 200, content_type = "application/x-tar"), (status = 403, body = crate::error::Errors)),
@@ -124,6 +124,7 @@ pub(crate) async fn take(
             Some(crate::state::export_identity(&state, asking.proof.as_ref()).await?);
     }
     let id = Event::new_id(state.catalog.now(), state.catalog.random());
+    options.id = Some(id.clone());
     let (to, from) = mpsc::channel::<Sent>(BLOCKS_MAX);
     let event = state.event(&asking.caller, EventType::Send, None, "backup", &id);
     if let Err(error) = state.catalog.record_events(&[event]).await {
@@ -131,7 +132,7 @@ pub(crate) async fn take(
         tracing::warn!(%error, "that a backup is taken was not recorded");
     }
     tokio::spawn(run(state, options, id.clone(), to));
-    let mut response = Response::new(Body::new(StreamBody::new(ReceiverStream::new(from).boxed())));
+    let mut response = Response::new(axum::body::Body::new(StreamBody::new(ReceiverStream::new(from).boxed())));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -189,6 +190,48 @@ pub(crate) async fn list(
         state.catalog.all(Kind::Backup.prefix().as_bytes()).await?;
     backups.reverse();
     Ok(Json(backups))
+}
+
+/// What a client has.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Confirmation {
+    /// SHA-256 of the stream as it arrived, before any encryption: 64 hexadecimal digits.
+    sha256: String,
+}
+
+/// Confirm that a backup arrived: from then on it counts
+///
+/// To be said when the whole archive is where it is to be kept. May be repeated.
+#[utoipa::path(
+    post, path = "/api/v0/backups/{id}/confirmation", tag = "backup", params(("id" = String, Path)),
+    request_body = Confirmation,
+    responses((status = 200, body = Object), (status = 404, body = crate::error::Errors),
+        (status = 409, body = crate::error::Errors)),
+    security(("basic" = []), ("bearer" = []))
+)]
+pub(crate) async fn confirm(
+    State(state): State<ApiState>,
+    asking: Asking,
+    Parted(id): Parted<String>,
+    Body(confirmation): Body<Confirmation>,
+) -> Result<Json<BackupRecord>, ApiError> {
+    let _permit = auth::system(&state, &asking, Operation::TakeBackup).await?;
+    let sha256 = confirmation.sha256.trim().to_ascii_lowercase();
+    let event = state.event(&asking.caller, EventType::Update, None, "backup", &id);
+    match state.catalog.confirm_backup(&id, &sha256, Some(&event)).await? {
+        Some(record) if record.sha256 == sha256 => Ok(Json(record)),
+        Some(record) => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "BACKUP_DIFFERS",
+            format!(
+                "what arrived has the hash {sha256}, and what was sent {}: it is not this backup, or not all of it (of an \
+                 encrypted one, the hash of what was encrypted is meant)",
+                record.sha256
+            ),
+        )),
+        None => Err(ApiError::no_such("NO_SUCH_BACKUP", "backup", id)),
+    }
 }
 
 /// What a backup that was taken through this replica was worth

@@ -19,6 +19,7 @@ mod index;
 mod manifests;
 mod meta;
 mod paging;
+mod registration;
 mod repositories;
 mod revoke;
 mod state;
@@ -103,9 +104,11 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(meta::features))
         .routes(routes!(meta::alerts))
         .routes(routes!(meta::set_certificate))
+        .routes(routes!(registration::show, registration::set))
         .routes(routes!(gc::run))
         .routes(routes!(backup::list, backup::take))
         .routes(routes!(backup::report))
+        .routes(routes!(backup::confirm))
 }
 
 /// The OpenAPI document.

@@ -186,6 +186,9 @@ pub(crate) async fn cluster_status(
         let holder = found.map(|found| found.value.holder.to_string());
         Ok::<_, dtr_catalog::CatalogError>(holder.unwrap_or_default())
     };
+    let backups = state.catalog.last_backups().await?;
+    // One that cannot be read is told by the next backup; the rest of the status is wanted all the same.
+    let archive_keys = dtr_recovery::archive_keys(&state.catalog).await.ok();
     let storage = state.blobs.health().await;
     let identity = match state.identity.health().await {
         Ok(()) => "OK".to_owned(),
@@ -231,7 +234,9 @@ pub(crate) async fn cluster_status(
             "total_bytes": storage.total,
             "damaged_blobs": state.catalog.damaged_blobs(1).await?.1,
         },
-        "last_backup": state.catalog.last_backup().await?,
+        "last_backup": backups.confirmed,
+        "last_backup_sent": backups.sent,
+        "archive_keys": archive_keys,
     })))
 }
 
@@ -320,6 +325,9 @@ pub(crate) async fn alerts(
     let _permit = auth::system(&state, &asking, Operation::ViewAlerts).await?;
     let mut found = find_alerts(&state.catalog, &*state.blobs).await?;
     found.extend(state.cluster.as_ref().and_then(Cluster::trouble).map(Alert::store));
+    if let Err(error) = state.identity.health().await {
+        found.push(Alert::identity(&error.to_string()));
+    }
     Ok(Json(found))
 }
 

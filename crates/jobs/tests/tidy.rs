@@ -59,6 +59,7 @@ async fn sessions_and_tokens_that_have_ended_go() {
         created_at: began,
         expires_at: began.plus(DAY * 3),
         service: None,
+        bound: None,
     };
     catalog.create_session(&session).await.expect("made");
     let labels = async || {

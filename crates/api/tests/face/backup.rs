@@ -83,6 +83,62 @@ async fn whole_with_its_trailer_and_report() {
     assert_eq!((&events[0]["type"], &events[0]["actor"]), (&json!("SEND"), &json!("admin")));
 }
 
+async fn backup_alert(world: &World) -> Option<String> {
+    let alerts = world.admin("GET", "/api/v0/meta/alerts", None).await.is(200).json();
+    let mut alerts = alerts.as_array().expect("a list").iter();
+    let found = alerts.find(|alert| alert["id"] == "backup")?;
+    Some(found["message"].as_str().expect("text").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_arrived_counts() {
+    let world = World::new().await;
+    assert!(backup_alert(&world).await.expect("an alert").contains("no backup was ever taken"));
+    let taken = take(&world, "").await;
+    let list = world.admin("GET", "/api/v0/backups", None).await.is(200).json();
+    let listed = &list[0];
+    assert_eq!((&listed["id"], &listed["confirmedAt"]), (&json!(taken.id), &serde_json::Value::Null));
+    let sum = dtr_types::Digest::of(&taken.archive).hex();
+    assert_eq!(listed["sha256"], json!(sum), "what a file is matched with");
+    let said = backup_alert(&world).await.expect("sent is not arrived");
+    assert!(said.contains("no backup is known to have arrived"), "{said}");
+
+    let path = format!("/api/v0/backups/{}/confirmation", taken.id);
+    let wrong = json!({ "sha256": "0".repeat(64) });
+    world.admin("POST", &path, Some(&wrong)).await.is(409);
+    assert!(backup_alert(&world).await.is_some());
+    let right = json!({ "sha256": sum });
+    world.ask(Who::Owner, "POST", &path, Some(&right)).await.is(403);
+    let other = "/api/v0/backups/000000000000-000000000000/confirmation";
+    world.admin("POST", other, Some(&right)).await.is(404);
+    for _ in 0..2 {
+        let record = world.admin("POST", &path, Some(&right)).await.is(200).json();
+        assert!(record["confirmedAt"].is_string());
+    }
+    assert_eq!(backup_alert(&world).await, None);
+    let status = world.admin("GET", "/api/v0/meta/cluster_status", None).await.is(200).json();
+    assert_eq!(status["last_backup"]["id"], json!(taken.id));
+    assert_eq!(status["archive_keys"]["current"], listed["keyId"]);
+
+    // One of a clock that was ahead, when this one has grown old.
+    let catalog = &world.people.catalog;
+    let now = catalog.now();
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let known: dtr_catalog::records::BackupRecord =
+        catalog.last_backups().await.expect("read").confirmed.expect("one");
+    let old = dtr_catalog::records::BackupRecord { finished_at: now.minus(8 * day), ..known.clone() };
+    catalog.put(&old).await.expect("put");
+    let ahead = dtr_catalog::records::BackupRecord {
+        id: format!("f{}", &known.id[1..]),
+        finished_at: now.plus(40 * day),
+        confirmed_at: Some(now.plus(40 * day)),
+        ..known
+    };
+    catalog.put(&ahead).await.expect("put");
+    let said = backup_alert(&world).await.expect("it keeps nothing quiet");
+    assert!(said.contains("yet to come"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_images() {
     let world = World::new().await;

@@ -180,7 +180,15 @@ fn request_of(route: &str, repository: &str) -> Option<Request> {
         ("GET", "events/export") => plain(Needs::Admin),
         // Of nobody: let in is who is told so.
         ("POST", "revoke") => with(Needs::Admin, json!({ "username": "nobody" })),
+        ("GET", "meta/registration") => plain(Needs::Admin),
+        ("PUT", "meta/registration") => with(
+            Needs::Admin,
+            json!({ "url": "https://ucp", "service": "6f1c1c8e-5d0b-4f0e-8a51-0a3d6b8f2c11" }),
+        ),
         ("POST", "gc" | "backups") => plain(Needs::Admin),
+        ("POST", "backups/{id}/confirmation") => {
+            with(Needs::Admin, json!({ "sha256": "0".repeat(64) }))
+        }
         // Of a registry that has one replica: let in is who is told so.
         ("POST", "cluster/replicas") => with(
             Needs::Admin,

@@ -191,6 +191,7 @@ fn session(world: &World, account: &AccountId, lasts: Duration) -> Session {
         created_at: now,
         expires_at: now.plus(lasts),
         service: None,
+        bound: None,
     }
 }
 
