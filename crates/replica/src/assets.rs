@@ -1,7 +1,7 @@
 //! The keys and certificates of a cluster: made once, kept in its store, carried in every backup.
 
 use dtr_catalog::{Catalog, CatalogError, keys, records::CertificateRecord};
-pub(crate) use dtr_recovery::{ensure_assets as ensure, new_service_key};
+pub(crate) use dtr_recovery::{ensure_assets as ensure, new_authority, new_service_key};
 use dtr_transport::pki::{self, Authority, PkiError, ServerCertificate, SubjectNames};
 use dtr_types::{Clock as _, Secret, SystemClock, Timestamp};
 

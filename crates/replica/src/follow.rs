@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use dtr_catalog::{Catalog, keys, records::Settings};
-use dtr_identity::{Actor, BuiltIn, Remote, ServiceForm};
+use dtr_identity::{Actor, BuiltIn, Identity as _, Remote, ServiceForm};
 use dtr_store::{StoreError, WatchBatch, Watcher};
 use dtr_transport::{
     ExternalHost,
@@ -177,7 +177,41 @@ impl Directory {
                 () = stop.cancelled() => return,
                 () = changed.notified() => {}
                 () = tokio::time::sleep(TELL_AGAIN), if told.is_err() => {}
-                () = others_than(&catalog, &last), if told.is_ok() => {}
+                () = self.well_again(), if told.is_err() => {}
+                () = self.others_than(&catalog, &last), if told.is_ok() => {}
+            }
+        }
+    }
+}
+
+impl Directory {
+    /// Whether the identity service takes this registry for one that it knows; by asking, this becomes known to whoever
+    /// asks for the health of this replica.
+    async fn is_well(&self) -> bool {
+        match self {
+            Self::Here(_) => true,
+            Self::Ucp(remote) => remote.health().await.is_ok(),
+        }
+    }
+
+    /// Returns when the identity service can be told again.
+    async fn well_again(&self) {
+        loop {
+            tokio::time::sleep(LOOK_WHO).await;
+            if self.is_well().await {
+                return;
+            }
+        }
+    }
+
+    /// Returns when the replicas are others than those (one came, or was removed), or the identity service is not well.
+    async fn others_than(&self, catalog: &Catalog, known: &[String]) {
+        loop {
+            tokio::time::sleep(LOOK_WHO).await;
+            match there(catalog).await {
+                Ok(now) if now != known => return,
+                _ if !self.is_well().await => return,
+                _ => {}
             }
         }
     }
@@ -187,17 +221,6 @@ impl Directory {
 async fn there(catalog: &Catalog) -> Result<Vec<String>, ServeError> {
     let replicas = catalog.replicas().await?;
     Ok(replicas.iter().map(|replica| format!("{} {}", replica.id, replica.address)).collect())
-}
-
-/// Returns when the replicas are others than those: one came, or was removed.
-async fn others_than(catalog: &Catalog, known: &[String]) {
-    loop {
-        tokio::time::sleep(LOOK_WHO).await;
-        match there(catalog).await {
-            Ok(now) if now != known => return,
-            _ => {}
-        }
-    }
 }
 
 async fn register_here(

@@ -16,6 +16,7 @@ use axum::{
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::Catalog;
 use dtr_cluster::Cluster;
+use dtr_identity::Identity;
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -28,8 +29,9 @@ const CHECK_MAX: Duration = Duration::from_secs(5);
 /// When it was checked, and what was wrong then.
 type Checked = (Instant, Option<String>);
 
-/// Checks what a replica needs: its store and its blob storage. That a UCP is away is told by `status`: pulls with tokens
-/// that are out go on without it.
+/// Checks what a replica needs: its store and its blob storage. That a UCP is away, or does not know the registry any more,
+/// is no reason to send clients elsewhere: pulls with tokens that are out go on without it, and the other replicas are no
+/// better off.
 #[derive(Clone)]
 pub(crate) struct Health {
     catalog: Catalog,
@@ -38,13 +40,19 @@ pub(crate) struct Health {
     /// The last words on the blob storage.
     told: Arc<parking_lot::Mutex<Option<String>>>,
     cluster: Option<Cluster>,
+    identity: Arc<dyn Identity>,
     leaving: Arc<AtomicBool>,
 }
 
 impl Health {
-    pub fn new(catalog: Catalog, blobs: SharedBlobs, cluster: Option<Cluster>) -> Self {
-        let (last, told) = (Arc::default(), Arc::default());
-        Self { catalog, blobs, last, told, cluster, leaving: Arc::default() }
+    pub fn new(
+        catalog: Catalog,
+        blobs: SharedBlobs,
+        cluster: Option<Cluster>,
+        identity: Arc<dyn Identity>,
+    ) -> Self {
+        let (last, told, leaving) = (Arc::default(), Arc::default(), Arc::default());
+        Self { catalog, blobs, last, told, cluster, identity, leaving }
     }
 
     /// From here on `/_ping` sends new work elsewhere; what comes nevertheless is done.
@@ -119,7 +127,9 @@ impl Health {
         };
         let healthy = problem.is_none();
         // What is refused to those who write is no reason to send those who read away.
-        let trouble = problem.or_else(|| self.cluster.as_ref().and_then(Cluster::trouble));
+        let trouble = problem
+            .or_else(|| self.cluster.as_ref().and_then(Cluster::trouble))
+            .or_else(|| self.identity.trouble());
         let body = json!({ "Error": trouble.unwrap_or_default(), "Healthy": healthy });
         let no_store = [(header::CACHE_CONTROL, "no-store")];
         (status, no_store, Json(body)).into_response()

@@ -4,7 +4,6 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    time::Duration,
 };
 
 use dtr_blobs::BlobError;
@@ -18,7 +17,9 @@ use dtr_catalog::{
 use dtr_identity::{BuiltIn, BuiltInOptions, ManageError, ServiceForm, UcpClient, UcpError};
 use dtr_store::StoreError;
 use dtr_transport::pki::{PkiError, SubjectNames};
-use dtr_types::{AccountName, Clock as _, ClusterId, ReplicaId, Secret, SystemClock, SystemRandom};
+use dtr_types::{
+    AccountName, Clock as _, ClusterId, ReplicaId, Secret, ServiceId, SystemClock, SystemRandom,
+};
 
 use crate::{
     AssetError, ConfigError, DataDir, JoinError, MarkError, Metadata, OpenError, ReplicaConfig,
@@ -26,6 +27,7 @@ use crate::{
     cluster::Founding,
     mark::Place,
     occupant::unoccupied,
+    places::{in_place, not_registered, take_places, tell_places},
     storage::{check_storage, open_storage},
     traces::Traces,
 };
@@ -89,7 +91,12 @@ pub enum IdentityOptions {
         password: Secret,
     },
     /// In a UCP.
-    Ucp(UcpLogin),
+    Ucp {
+        /// Which, and who acts there.
+        login: UcpLogin,
+        /// Whether registrations of the same address or replica id are taken away.
+        replace: bool,
+    },
 }
 
 /// What was installed.
@@ -99,6 +106,8 @@ pub struct Installed {
     pub id: ReplicaId,
     /// Where clients reach it.
     pub url: String,
+    /// The id of the key that signs its backups.
+    pub archive_key: String,
     /// Nothing wrong, but worth knowing.
     pub warnings: Vec<String>,
 }
@@ -166,6 +175,20 @@ pub enum InstallError {
     /// The account that acts at the UCP is no administrator.
     #[error("\"{0}\" is not an administrator of the UCP; log in as one")]
     NotAdmin(String),
+    /// The UCP has another registration of the same replica id.
+    #[error(
+        "replica {id} is registered with the UCP already, as {name} at {url}, and would be cut off from its accounts. If it is \
+         lost for good, take its place with --replace-registration; if it is not, choose another --replica-id (or none); to \
+         rehearse a restore, use --clone"
+    )]
+    Registered {
+        /// The replica's id.
+        id: ReplicaId,
+        /// The registration that has it.
+        name: String,
+        /// Its address.
+        url: String,
+    },
     /// The configuration cannot be written.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -342,79 +365,52 @@ pub(crate) fn registration_form(
     }
 }
 
-/// Registers the cluster where its accounts are; yields how it finds them.
-pub(crate) async fn register(
+/// Registers the cluster where its accounts are.
+async fn register(
     catalog: &Catalog,
     url: &str,
     config: &ReplicaConfig,
     ucp: &UcpLogin,
-) -> Result<IdentitySource, InstallError> {
+    replace: bool,
+) -> Result<Registered, InstallError> {
     let (client, answer) = login(ucp).await?;
+    let token = &answer.session_token;
     let form = registration(catalog, url, config).await?;
+    let former = in_place(&client, token, &form).await?;
+    let said = match replace {
+        true => take_places(&client, token, &former).await,
+        false => {
+            not_registered(&former, &form)?;
+            tell_places(&former)
+        }
+    };
     let service: Service = client.register_service(&answer, &form).await?;
-    for warning in replace_former(&client, &answer.session_token, &service).await {
-        tracing::warn!("{warning}");
-    }
-    Ok(IdentitySource::Ucp {
+    let source = IdentitySource::Ucp {
         url: client.url().to_owned(),
         ca: ucp.ca.clone(),
         insecure_tls: ucp.insecure_tls,
-        service: Some(service.id),
-    })
+        service: Some(service.id.clone()),
+    };
+    let made = Some((client, answer.session_token, service.id));
+    Ok(Registered { source, said, made })
 }
 
-/// How long an address is tried that a lost registry had.
-const ALIVE: Duration = Duration::from_secs(3);
+/// Where a cluster that is made finds its accounts.
+struct Registered {
+    source: IdentitySource,
+    /// What to say.
+    said: Vec<String>,
+    /// The registration, which goes again when nothing comes of the installation.
+    made: Option<(UcpClient, Secret, ServiceId)>,
+}
 
-/// What was lost and is made anew at its address is one registry, not two: a registration of that address where nobody
-/// answers any more is forgotten. One that still answers is left alone, for this may be a rehearsal. Yields what to say.
-pub(crate) async fn replace_former(
-    client: &UcpClient,
-    token: &Secret,
-    new: &Service,
-) -> Vec<String> {
-    let known = match client.services(token).await {
-        Ok(known) => known,
-        Err(error) => {
-            return vec![format!(
-                "the UCP could not be asked for other registries at this address: {error}"
-            )];
+impl Registered {
+    async fn take_back(self) {
+        let Some((client, token, id)) = self.made else { return };
+        if let Err(error) = client.delete_service(&token, &id).await {
+            tracing::warn!(%error, "the registration with the UCP could not be taken back");
         }
-    };
-    let mut said = Vec::new();
-    for former in known.iter().filter(|s| s.id != new.id && s.url == new.url) {
-        if former.replicas.is_empty() {
-            continue;
-        }
-        let name = &former.name;
-        said.push(if answers(&former.url).await {
-            format!(
-                "the UCP knows a registry at {} as {name} already, and it answers: it stays registered beside this one",
-                former.url
-            )
-        } else {
-            match client.delete_service(token, &former.id).await {
-                Ok(()) => format!(
-                    "the UCP knew a registry at {} as {name}; nobody answers there, so this one takes its place",
-                    former.url
-                ),
-                Err(error) => format!("the UCP's record of {name} could not be removed: {error}"),
-            }
-        });
     }
-    said
-}
-
-async fn answers(url: &str) -> bool {
-    let Some(authority) = url.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'))
-    else {
-        return true;
-    };
-    let has_port = authority.rsplit(']').next().is_some_and(|end| end.contains(':'));
-    let address = if has_port { authority.to_owned() } else { format!("{authority}:443") };
-    let connecting = tokio::net::TcpStream::connect(address);
-    // Too slow is not gone.
-    tokio::time::timeout(ALIVE, connecting).await.map_or(true, |connected| connected.is_ok())
 }
 
 /// Installs a replica of a new cluster.
@@ -441,7 +437,7 @@ pub async fn install(
         (certificate, warnings) = (Some(record), told);
     }
     match identity {
-        IdentityOptions::Ucp(ucp) => drop(login(ucp).await?),
+        IdentityOptions::Ucp { login: ucp, .. } => drop(login(ucp).await?),
         IdentityOptions::BuiltIn { password, .. } => dtr_identity::check_password_form(password)?,
     }
     check_storage(&config.storage).await?;
@@ -452,11 +448,16 @@ pub async fn install(
         dir.create().map_err(refused)?;
         fill(dir, options, &config, &names, certificate, identity, founded).await
     };
-    if let Err(error) = made.await {
-        traces.undo().await;
-        return Err(error);
+    match made.await {
+        Ok((archive_key, said)) => {
+            warnings.extend(said);
+            Ok(Installed { id, url: options.url()?, archive_key, warnings })
+        }
+        Err(error) => {
+            traces.undo().await;
+            Err(error)
+        }
     }
-    Ok(Installed { id, url: options.url()?, warnings })
 }
 
 /// What is made before there is a store.
@@ -465,7 +466,7 @@ struct Founded {
     founding: Founding,
 }
 
-/// Puts a replica into a data directory that is empty.
+/// Puts a replica into a data directory that is empty. Yields the id of the key that signs its backups, and what to say.
 async fn fill(
     dir: &DataDir,
     options: &ReplicaOptions,
@@ -474,7 +475,7 @@ async fn fill(
     certificate: Option<CertificateRecord>,
     identity: &IdentityOptions,
     founded: Founded,
-) -> Result<(), InstallError> {
+) -> Result<(String, Vec<String>), InstallError> {
     let place = Place { dir, storage: &config.storage, cluster: &founded.cluster };
     place.unused(options.take_over_storage).await?;
     let blobs = open_storage(dir, &config.storage).await?;
@@ -497,28 +498,43 @@ async fn fill(
         catalog.put(&settings).await?;
     }
     let url = options.url()?;
-    let source = match identity {
-        IdentityOptions::Ucp(ucp) => register(&catalog, &url, config, ucp).await?,
+    let registered = match identity {
+        IdentityOptions::Ucp { login, replace } => {
+            register(&catalog, &url, config, login, *replace).await?
+        }
         IdentityOptions::BuiltIn { admin, password } => {
             let built_in = BuiltIn::new(catalog.clone(), BuiltInOptions::default());
             built_in.create_first_admin(admin.clone(), password.clone()).await?;
-            IdentitySource::BuiltIn
+            Registered { source: IdentitySource::BuiltIn, said: Vec::new(), made: None }
         }
     };
-    config.save(dir)?;
-    place.begin(&catalog, &blobs).await?;
-    let cluster = ClusterRecord {
-        id: founded.cluster.clone(),
-        data_format: DATA_FORMAT,
-        created_at: catalog.now(),
-        created_by: env!("CARGO_PKG_VERSION").to_owned(),
-        identity: source,
-        restored_from: None,
+    let source = registered.source.clone();
+    let begun = async {
+        config.save(dir)?;
+        place.begin(&catalog, &blobs).await?;
+        let cluster = ClusterRecord {
+            id: founded.cluster.clone(),
+            data_format: DATA_FORMAT,
+            created_at: catalog.now(),
+            created_by: env!("CARGO_PKG_VERSION").to_owned(),
+            identity: source,
+            restored_from: None,
+        };
+        catalog.create_cluster(&cluster).await?;
+        let keys = dtr_recovery::archive_keys(&catalog).await.map_err(AssetError::from)?;
+        Ok::<_, InstallError>(keys.current.unwrap_or_default())
     };
-    catalog.create_cluster(&cluster).await?;
-    drop(catalog);
-    metadata.close().await;
-    Ok(())
+    match begun.await {
+        Ok(key) => {
+            drop(catalog);
+            metadata.close().await;
+            Ok((key, registered.said))
+        }
+        Err(error) => {
+            registered.take_back().await;
+            Err(error)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod mark;
 mod metadata;
 mod nfs;
 mod occupant;
+mod places;
 mod ports;
 mod repair;
 mod restart;

@@ -354,40 +354,68 @@ pub enum OfflineError {
     /// The backup failed.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// What was written could not be brought to where it is to be.
+    #[error(transparent)]
+    Output(#[from] io::Error),
     /// There is no majority, and what the replica knows cannot be read.
     #[error(transparent)]
     Survivor(#[from] SurvivorError),
 }
 
 /// A backup of a replica that does not run, straight from its files. Where its etcd has no majority, of what this replica
-/// knows, which the report says.
+/// knows, which the report says. `finish` brings the output to where it is to be; only then is it a backup that counts.
 pub async fn backup_offline<W: io::Write + Send + 'static>(
     dir: &DataDir,
     mut options: BackupOptions,
     out: W,
-) -> Result<(W, BackupReport), OfflineError> {
+    finish: impl FnOnce(W) -> io::Result<()> + Send + 'static,
+) -> Result<BackupReport, OfflineError> {
     let config = ReplicaConfig::load(dir)?;
     options.replica = Some(config.id.clone());
     let metadata = Metadata::begin(dir, &config).await.map_err(ServeError::from)?;
     match metadata.ready(MAJORITY_MAX).await {
         Ok(()) => {
             let opened = opened(metadata, dir, &config).await?;
-            let backup = dtr_recovery::backup(&opened.catalog, &opened.blobs, options, out).await;
+            let backup = backup_opened(&opened, options, out, finish).await;
             opened.close().await;
-            Ok(backup?)
+            backup
         }
         Err(error) if error.may_pass() && Survivor::is_possible(&config) => {
             metadata.close().await;
             let survivor = Survivor::open(dir, &config, &error.to_string()).await?;
             let backup = backup_known(&survivor, dir, &config, options, out).await;
             survivor.close().await;
-            backup
+            let (out, report) = backup?;
+            finished(out, finish).await?;
+            Ok(report)
         }
         Err(error) => {
             metadata.close().await;
             Err(ServeError::from(OpenError::from(error)).into())
         }
     }
+}
+
+async fn finished<W: Send + 'static>(
+    out: W,
+    finish: impl FnOnce(W) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    tokio::task::spawn_blocking(move || finish(out)).await.map_err(io::Error::other)?
+}
+
+async fn backup_opened<W: io::Write + Send + 'static>(
+    opened: &crate::Opened,
+    options: BackupOptions,
+    out: W,
+    finish: impl FnOnce(W) -> io::Result<()> + Send + 'static,
+) -> Result<BackupReport, OfflineError> {
+    let (catalog, blobs) = (&opened.catalog, &opened.blobs);
+    let (out, report) = dtr_recovery::backup(catalog, blobs, options, out).await?;
+    finished(out, finish).await?;
+    if let Err(error) = catalog.confirm_backup(&report.id, &report.sha256, None).await {
+        tracing::warn!(%error, "the archive is complete, but that it is was not recorded");
+    }
+    Ok(report)
 }
 
 async fn backup_known<W: io::Write + Send + 'static>(

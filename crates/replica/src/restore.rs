@@ -10,12 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use dtr_archive::{ArchiveReader, Header, IdentityKind, Keys, ReadOptions};
+use dtr_archive::{ArchiveReader, Header, IdentityKind, Keys, KnownKeys, ReadOptions};
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::records::{CertificateRecord, IdentitySource, Service};
 use dtr_identity::{
-    AccountRecords, Identity, IdentityError, ImportAnswer, Remote, RemoteOptions, UcpClient,
-    UcpError,
+    AccountRecords, Identity, IdentityError, ImportAnswer, Remote, RemoteOptions, ServiceForm,
+    UcpClient, UcpError,
 };
 use dtr_recovery::{
     IdentityTarget, OwnerMap, ProgressFn, RecoveryError, Refusal, RestoreOptions, RestoreReport,
@@ -30,10 +30,11 @@ use crate::{
     assets,
     changes::{self, Changes},
     cluster::Founding,
-    install::{external_host, login, registration_form, replace_former},
+    install::{external_host, login, registration_form},
     mark::Place,
     metadata::Metadata,
     occupant::Occupant,
+    places::{in_place, not_registered, take_places, tell_places},
     storage::{check_storage, look_at_storage, open_storage},
 };
 
@@ -44,8 +45,14 @@ pub struct RestoreRequest {
     pub ucp: Option<UcpLogin>,
     /// What opens an encrypted archive.
     pub keys: Keys,
-    /// The id of the only signing key that is accepted, or the beginning of it.
-    pub signed_by: Option<String>,
+    /// The signing keys that are accepted; any where none is known.
+    pub known: KnownKeys,
+    /// Whether this is a copy beside the original, for a rehearsal: nothing of it is good at the original, and it reaches
+    /// out to nobody.
+    pub copy: bool,
+    /// Whether registrations with the UCP of the same address or replica id are taken away: those of the registry that was
+    /// lost.
+    pub replace_registration: bool,
     /// Only say what would happen.
     pub dry_run: bool,
     /// Whether the archive's accounts are loaded.
@@ -116,14 +123,6 @@ pub enum RestoreError {
         "the accounts of this registry are kept in a UCP ({0}); name it, or the one that takes its place, with --ucp-url"
     )]
     UcpNeeded(String),
-    /// Another key signed it.
-    #[error("the archive is signed by key {found}, not by \"{wanted}\"; nothing was changed")]
-    OtherSigner {
-        /// Whose signature is wanted.
-        wanted: String,
-        /// Whose it is.
-        found: String,
-    },
     /// The archive was restored here, and the registry was used since.
     #[error(
         "this archive was restored here at {at}, to cluster {cluster}, which has served since; nothing was changed. Start it \
@@ -158,14 +157,14 @@ impl RestoreError {
         match self {
             Self::Recovery(error) => error.exit(),
             Self::UcpNeeded(_)
-            | Self::OtherSigner { .. }
             | Self::Used { .. }
             | Self::BucketNeeded(_)
             | Self::Aside(_)
             | Self::Install(
                 InstallError::Occupied { .. }
                 | InstallError::Foreign { .. }
-                | InstallError::Mark(MarkError::Content { .. }),
+                | InstallError::Mark(MarkError::Content { .. })
+                | InstallError::Registered { .. },
             ) => dtr_recovery::Exit::Refused,
             Self::Install(InstallError::ExternalUrl(_)) => dtr_recovery::Exit::Usage,
             Self::Install(_) | Self::Remote(_) => dtr_recovery::Exit::Failed,
@@ -232,28 +231,65 @@ fn peek(mut input: Input, options: ReadOptions) -> Result<(Header, Input), Recov
 }
 
 fn read_options(request: &RestoreRequest) -> ReadOptions {
-    ReadOptions { keys: request.keys.clone(), ..ReadOptions::default() }
+    let (keys, known) = (request.keys.clone(), request.known.clone());
+    ReadOptions { keys, known, ..ReadOptions::default() }
 }
 
 /// What the restored cluster is to know of its identity service, made before anything is restored.
 struct Linked {
     source: IdentitySource,
     identity: Option<Arc<dyn Identity>>,
-    service_key: Option<CertificateRecord>,
+    service_key: CertificateRecord,
     /// The registration that was made: it goes again when it was only to look, or nothing came of it.
-    made: Option<(UcpClient, Secret, Service)>,
+    made: Option<Made>,
     warnings: Vec<String>,
 }
 
+/// A registration that was made to ask with, and what it is to be when all is restored.
+struct Made {
+    client: UcpClient,
+    token: Secret,
+    service: Service,
+    form: ServiceForm,
+    /// What the UCP has registered in the place that this registry takes.
+    former: Vec<Service>,
+}
+
+impl Made {
+    async fn take_back(self) {
+        if let Err(error) = self.client.delete_service(&self.token, &self.service.id).await {
+            tracing::warn!(%error, service = self.service.name, "the registration with the UCP could not be taken back");
+        }
+    }
+
+    /// Makes the registration that of a registry that can be found. Yields what to say.
+    async fn complete(self, replace: bool) -> Vec<String> {
+        let Self { client, token, service, form, former } = self;
+        // First, since an id belongs to one registration.
+        let mut said = match replace {
+            true => take_places(&client, &token, &former).await,
+            false => tell_places(&former),
+        };
+        if let Err(error) = client.update_service(&token, &service.id, &form).await {
+            said.push(format!(
+                "the registration with the UCP could not be completed ({error}); once the registry serves, complete it with \
+                 \"dtr reconfigure --ucp-url {} --data-dir DIR\"",
+                client.url()
+            ));
+        }
+        said
+    }
+}
+
 impl Linked {
-    fn built_in(warnings: Vec<String>) -> Self {
-        Self {
+    fn built_in(warnings: Vec<String>) -> Result<Self, RestoreError> {
+        Ok(Self {
             source: IdentitySource::BuiltIn,
             identity: None,
-            service_key: None,
+            service_key: assets::new_service_key(SystemClock.now())?,
             made: None,
             warnings,
-        }
+        })
     }
 }
 
@@ -266,9 +302,12 @@ async fn link(
     request: &RestoreRequest,
 ) -> Result<Linked, RestoreError> {
     let built_in = header.identity.kind == IdentityKind::BuiltIn;
+    if request.copy {
+        return Linked::built_in(Vec::new());
+    }
     let Some(ucp) = &request.ucp else {
         if built_in || request.with_identity {
-            return Ok(Linked::built_in(Vec::new()));
+            return Linked::built_in(Vec::new());
         }
         let was = header.identity.url.clone().unwrap_or_default();
         return Err(RestoreError::UcpNeeded(was));
@@ -280,7 +319,7 @@ async fn link(
                 "nobody answers at {}: the registry keeps its own accounts, as it did when it was backed up",
                 ucp.url
             );
-            return Ok(Linked::built_in(vec![warning]));
+            return Linked::built_in(vec![warning]);
         }
         Err(error) => return Err(error.into()),
     }
@@ -289,9 +328,9 @@ async fn link(
             "a registry answers at {}, not a UCP: the restored registry keeps its own accounts",
             ucp.url
         );
-        return Ok(Linked::built_in(vec![warning]));
+        return Linked::built_in(vec![warning]);
     }
-    register(config, url, ucp, request.dry_run).await
+    register(config, url, ucp, request.replace_registration).await
 }
 
 fn is_away(error: &UcpError) -> bool {
@@ -306,21 +345,29 @@ async fn is_registry(ucp: &UcpLogin) -> bool {
     client.is_registry().await
 }
 
+/// Registers the cluster to be under a name of its own and without replicas: nobody finds it yet, and nothing that the UCP
+/// knows of others changes.
 async fn register(
     config: &ReplicaConfig,
     url: &str,
     ucp: &UcpLogin,
-    dry_run: bool,
+    replace: bool,
 ) -> Result<Linked, RestoreError> {
     let key = assets::new_service_key(SystemClock.now())?;
     let (client, answer) = login(ucp).await?;
     // The authority is in the archive; what is registered is completed when the registry serves.
     let mut form = registration_form(url, config, key.certificate.clone(), String::new());
     form.ca_bundle = None;
-    if dry_run {
-        form.name = Some(format!("dtr-dry-run-{}", SystemRandom.hex(6)));
+    let former = in_place(&client, &answer.session_token, &form).await?;
+    if !replace {
+        not_registered(&former, &form)?;
     }
-    let service = client.register_service(&answer, &form).await.map_err(InstallError::from)?;
+    let alone = ServiceForm {
+        name: Some(format!("dtr-restoring-{}", SystemRandom.hex(6))),
+        replicas: Some(Vec::new()),
+        ..form.clone()
+    };
+    let service = client.register_service(&answer, &alone).await.map_err(InstallError::from)?;
     let ca = (!ucp.ca.trim().is_empty()).then_some(ucp.ca.as_str());
     let tls =
         dtr_transport::tls::client_config(ca, ucp.insecure_tls).map_err(InstallError::from)?;
@@ -330,17 +377,18 @@ async fn register(
         private_key: key.private_key.clone(),
     };
     let remote = Remote::new(options, tls, Arc::new(SystemClock), Arc::new(SystemRandom))?;
-    let made = Some((client.clone(), answer.session_token.clone(), service.clone()));
+    let source = IdentitySource::Ucp {
+        url: client.url().to_owned(),
+        ca: ucp.ca.clone(),
+        insecure_tls: ucp.insecure_tls,
+        service: Some(service.id.clone()),
+    };
+    let token = answer.session_token;
     Ok(Linked {
-        source: IdentitySource::Ucp {
-            url: client.url().to_owned(),
-            ca: ucp.ca.clone(),
-            insecure_tls: ucp.insecure_tls,
-            service: Some(service.id),
-        },
+        source,
         identity: Some(Arc::new(remote)),
-        service_key: Some(key),
-        made,
+        service_key: key,
+        made: Some(Made { client, token, service, form, former }),
         warnings: Vec::new(),
     })
 }
@@ -372,14 +420,6 @@ pub async fn restore(
     let (header, input) = tokio::task::spawn_blocking(move || peek(input, peek_options))
         .await
         .map_err(|error| io_failed(&error))??;
-    if let Some(wanted) = &request.signed_by
-        && (wanted.len() < 32 || !header.signer.key_id.starts_with(&wanted.to_ascii_lowercase()))
-    {
-        return Err(RestoreError::OtherSigner {
-            wanted: wanted.clone(),
-            found: header.signer.key_id.clone(),
-        });
-    }
     if request.storage_of_archive
         && let Some(bucket) = &header.storage
     {
@@ -398,28 +438,35 @@ pub async fn restore(
     let mut linked = link(&header, &config, &url, &request).await?;
     let made = linked.made.take();
     warnings.append(&mut linked.warnings);
-    certificates.extend(linked.service_key.take());
+    certificates.push(linked.service_key.clone());
+    if request.copy {
+        certificates.push(assets::new_authority(SystemClock.now())?);
+    }
     // The replicas of the lost cluster are strangers to the new one.
     certificates.extend(founding.records(SystemClock.now()));
     let changes = Changes::new(dir, &config, &occupant, &request);
     let (changes, report) = match changes {
         Ok(changes) => {
-            let filling = Filling { dir, options, request: &request, config, founding, linked };
-            let identity_target = made.as_ref().map(|(client, token, _)| {
-                let (client, token) = (client.clone(), token.clone());
+            // A copy asks nobody, so it may not know them.
+            let unasked = request.copy && !header.scope.identity;
+            let filling =
+                Filling { dir, options, request: &request, config, founding, linked, unasked };
+            let identity_target = made.as_ref().map(|made| {
+                let (client, token) = (made.client.clone(), made.token.clone());
                 Arc::new(Accounts { client, token }) as Arc<dyn IdentityTarget>
             });
             (Some(changes), filling.fill(input, certificates, identity_target).await)
         }
         Err(error) => (None, Err(error)),
     };
-    if let Some((client, token, service)) = made {
+    if let Some(made) = made {
         if request.dry_run || report.is_err() {
-            if let Err(error) = client.delete_service(&token, &service.id).await {
-                tracing::warn!(%error, service = service.name, "the registration with the UCP could not be taken back");
+            if !request.replace_registration {
+                warnings.extend(tell_places(&made.former));
             }
+            made.take_back().await;
         } else {
-            warnings.extend(replace_former(&client, &token, &service).await);
+            warnings.extend(made.complete(request.replace_registration).await);
         }
     }
     match (report, changes) {
@@ -445,6 +492,8 @@ struct Filling<'a> {
     config: ReplicaConfig,
     founding: Founding,
     linked: Linked,
+    /// Whether it is no reason to refuse that owners are not known.
+    unasked: bool,
 }
 
 impl Filling<'_> {
@@ -454,7 +503,7 @@ impl Filling<'_> {
         certificates: Vec<CertificateRecord>,
         identity_target: Option<Arc<dyn IdentityTarget>>,
     ) -> Result<RestoreReport, RestoreError> {
-        let Self { dir, options, request, config, founding, linked } = self;
+        let Self { dir, options, request, config, founding, linked, unasked } = self;
         let refused = |source| InstallError::DataDir { path: dir.root().to_owned(), source };
         let metadata = if request.dry_run {
             Metadata::scratch()
@@ -489,7 +538,8 @@ impl Filling<'_> {
             how.identity = Some(linked.source);
             how.load_identity = request.with_identity;
             how.owner_map = request.owner_map.clone();
-            how.accept_unknown_owners = request.accept_unknown_owners;
+            how.accept_unknown_owners = request.accept_unknown_owners || unasked;
+            how.copy = request.copy;
             how.accept_empty_storage = request.accept_empty_storage;
             how.accept_salvaged = request.accept_salvaged;
             how.external_url = options.external_url.as_deref().map(external_host).transpose()?;

@@ -237,7 +237,10 @@ async fn a_refusal_changes_nothing_at_all() {
         let named = RestoreRequest { storage_of_archive: true, ..plain() };
         let words = ["--allow-empty-storage"];
         world.refused(&dir, &here, named, &world.archive, Exit::Refused, &words).await;
-        let other = RestoreRequest { signed_by: Some("0".repeat(64)), ..plain() };
+        let other = RestoreRequest {
+            known: dtr_recovery::KnownKeys::only(&"0".repeat(64)).expect("an id"),
+            ..plain()
+        };
         world.refused(&dir, &here, other, &images, Exit::Refused, &["signed by key"]).await;
         let loaded =
             RestoreRequest { owner_map: "admin nobody".parse().expect("a map"), ..plain() };
