@@ -156,6 +156,9 @@ pub struct RestoreArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "the text would be shown as help")]
     pub passphrase: PassphraseArgs,
+    /// Accept only this signing key (its id, as the backup's report shows it)
+    #[arg(long, value_name = "KEY_ID")]
+    pub signed_by: Option<String>,
     /// Only say what would happen
     #[arg(long)]
     pub dry_run: bool,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use dtr_archive::{Keys, Product, ReadOptions};
+use dtr_archive::{Keys, KnownKeys, Product, ReadOptions};
 use dtr_catalog::records::IdentitySource;
 use dtr_identity::{AccountFilter, AccountQuery, BuiltIn, BuiltInOptions, Identity as _};
 use dtr_recovery::{RestoreOptions, RestoreReport, RestoreTarget};
@@ -41,11 +41,15 @@ pub async fn restore(args: RestoreArgs, input: impl Read + Send + 'static) -> an
     let data_dir = DataDir::new(&args.data.data_dir)?;
     let config = Config::new(&args.network)?;
     let keys = Keys { passphrase: passphrase(&args.passphrase)?, ..Keys::default() };
+    let known = match &args.signed_by {
+        Some(id) => KnownKeys::only(id).context("--signed-by")?,
+        None => KnownKeys::default(),
+    };
     data_dir.ensure_vacant()?;
     data_dir.create()?;
     let claim = PidFile::claim(&data_dir.pid_file())?;
     let building = data_dir.begin()?;
-    let read = ReadOptions { keys, product: Some(Product::Ucp), ..ReadOptions::default() };
+    let read = ReadOptions { keys, known, product: Some(Product::Ucp), ..ReadOptions::default() };
     let report = match load(&building, read, args.dry_run, input).await {
         Ok(report) => report,
         Err(error) => {

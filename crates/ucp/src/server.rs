@@ -181,7 +181,7 @@ impl Service {
         let store = self.catalog.store().status().await?;
         let counts = self.identity.account_counts().await?;
         let certificate = self.certificate().await?;
-        let last_backup = self.catalog.last_backup().await?;
+        let last_backup = self.catalog.last_backups().await?.sent;
         Ok(Status {
             version: VERSION.to_owned(),
             url: self.config.url(),

@@ -66,6 +66,9 @@ pub struct ConnectArgs {
     /// Work on the replica of this folder, on its own machine; needs no password
     #[arg(long, env = "DTR_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Whether the registry may fetch the accounts with their password hashes: no flag, but what a command needs.
+    #[arg(skip)]
+    pub export: bool,
 }
 
 /// Addresses and ports.
@@ -263,6 +266,18 @@ pub struct EncryptionArgs {
     /// Encrypt with the passphrase in this file (its first line)
     #[arg(long, value_name = "FILE", conflicts_with = "encrypt_to")]
     pub passphrase_file: Option<PathBuf>,
+}
+
+/// Whose signature is accepted.
+#[derive(Debug, Args)]
+pub struct SignerArgs {
+    /// Accept only this signing key (its id, as "dtr status" and each backup's report show it)
+    #[arg(long, value_name = "KEY_ID")]
+    pub signed_by: Option<String>,
+    /// Accept only the signing keys in this file, one a line: ID NAME [default: ~/.config/dtr/known-keys or
+    /// /etc/dtr/known-keys, where there is one]
+    #[arg(long, env = "DTR_KNOWN_KEYS", value_name = "FILE")]
+    pub known_keys: Option<PathBuf>,
 }
 
 /// How to read an encrypted archive.

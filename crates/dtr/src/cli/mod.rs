@@ -15,7 +15,7 @@ pub use admin::{
 };
 pub use flags::{
     ConnectArgs, DataDirArgs, DecryptionArgs, EncryptionArgs, EtcdArgs, GivenEtcdArgs, LogArgs,
-    NetworkArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs,
+    NetworkArgs, SignerArgs, StoreArgs, StoreEngine, TlsArgs, UcpArgs,
 };
 pub use image::{ImageCommand, RegistryArgs};
 pub use storage::{S3Args, StorageArgs};
@@ -116,6 +116,9 @@ pub struct InstallArgs {
     /// The administrator's password [default: random, printed once]
     #[arg(long, env = "DTR_ADMIN_PASSWORD", hide_env_values = true, allow_hyphen_values = true)]
     pub admin_password: Option<dtr_types::Secret>,
+    /// Take away what the UCP has registered for the same address or replica id: the registry that was lost
+    #[arg(long)]
+    pub replace_registration: bool,
     #[command(flatten)]
     pub network: NetworkArgs,
     #[command(flatten)]
@@ -288,6 +291,9 @@ pub struct ReconfigureArgs {
     pub restart: bool,
     #[command(flatten)]
     pub drain: DrainArgs,
+    /// With --data-dir and --ucp-url, which register the registry anew: take away what the UCP has for its address or replicas
+    #[arg(long)]
+    pub replace_registration: bool,
     /// The new storage already holds all blobs
     #[arg(long, env = "STORAGE_MIGRATED", value_parser = clap::builder::FalseyValueParser::new())]
     pub storage_migrated: bool,
@@ -376,9 +382,8 @@ pub enum BackupCommand {
         /// Read and hash every blob of the storage as well
         #[arg(long)]
         deep: bool,
-        /// Accept only this signing key (its id, as "backup inspect" shows it)
-        #[arg(long, value_name = "KEY_ID")]
-        signed_by: Option<String>,
+        #[command(flatten)]
+        signer: SignerArgs,
         /// How to print the result
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
@@ -470,9 +475,14 @@ pub struct RestoreArgs {
     /// Go on although owners are unknown to the identity service
     #[arg(long)]
     pub allow_unknown_owners: bool,
-    /// Accept only this signing key (its id, as "backup inspect" shows it)
-    #[arg(long, value_name = "KEY_ID")]
-    pub signed_by: Option<String>,
+    #[command(flatten)]
+    pub signer: SignerArgs,
+    /// Make a copy beside the original, for a rehearsal: new keys and authority, access tokens off, no UCP asked
+    #[arg(long)]
+    pub clone: bool,
+    /// Take away what the UCP has registered for the same address or replica id: the registry that was lost
+    #[arg(long)]
+    pub replace_registration: bool,
     /// Write what came back to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

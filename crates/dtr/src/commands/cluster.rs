@@ -41,6 +41,7 @@ pub async fn join(args: JoinArgs) -> Result<()> {
         ucp: args.ucp,
         existing_replica_id: args.existing_replica_id,
         data_dir: None,
+        export: false,
     };
     connect::with(&through, async |c| {
         let admission: Admission = waiting(

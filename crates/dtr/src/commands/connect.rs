@@ -234,7 +234,7 @@ async fn remote(args: &ConnectArgs) -> Result<Connection> {
     let session = terminal::waiting("logging in", identity.login(&login.username, &login.password))
         .await
         .context("cannot log in")?;
-    let found = replica(&identity, &session, &login, args.existing_replica_id.as_ref()).await;
+    let found = replica(&identity, &session, &login, args).await;
     match found {
         Ok(api) => Ok(Connection {
             accounts: identity.api(&session),
@@ -314,11 +314,13 @@ async fn replica(
     identity: &Identity,
     session: &Session,
     login: &UcpLogin,
-    wanted: Option<&ReplicaId>,
+    args: &ConnectArgs,
 ) -> Result<Api> {
+    let wanted = args.existing_replica_id.as_ref();
     // A DTR that keeps its own accounts is the identity service and the replica in one: the way that was used to log in
     // is known to work, whatever name the replica has in its own network.
     let here = identity.api(session);
+    let mut own = false;
     if here.get::<Value>("/api/v0/meta/features").await.is_ok() {
         let Some(id) = wanted else { return Ok(here) };
         match here.get::<Value>("/api/v0/meta/cluster_status").await {
@@ -326,7 +328,8 @@ async fn replica(
             Err(ClientError::Denied { .. }) => return Ok(here),
             Ok(status) => {
                 let replicas = status["replica_health"].as_object();
-                if replicas.is_some_and(|r| r.len() == 1 && r.contains_key(id.as_str())) {
+                own = replicas.is_some_and(|r| r.contains_key(id.as_str()));
+                if own && replicas.is_some_and(|r| r.len() == 1) {
                     return Ok(here);
                 }
             }
@@ -346,19 +349,30 @@ async fn replica(
         error => anyhow::Error::new(error).context("cannot list the registered replicas"),
     })?;
     let (service, address) = choose(&services, wanted, &identity.host())?;
-    reach(service, address, session, login)
+    // A session of the identity service goes to the identity service alone; another replica of a registry that keeps its own
+    // accounts is that too.
+    let bound = match own {
+        true => session.clone(),
+        false => identity
+            .bind(session, &service.id, args.export)
+            .await
+            .with_context(|| format!("cannot begin a session for {}", service.name))?,
+    };
+    reach(service, address, &bound, login)
         .await
         .with_context(|| format!("cannot use the replica at {address}"))
 }
 
-/// The wanted replica among those registered, or the only one.
+/// The wanted replica among those registered, or the only one. What a service says that no administrator registered as a
+/// registry counts for nothing, and an id that two claim is not followed.
 fn choose<'a>(
     services: &'a [Service],
     wanted: Option<&ReplicaId>,
     host: &str,
 ) -> Result<(&'a Service, &'a str)> {
+    let registries = services.iter().filter(|service| service.privileged);
     let all: Vec<_> =
-        services.iter().flat_map(|s| s.replicas.iter().map(move |r| (s, r))).collect();
+        registries.flat_map(|s| s.replicas.iter().map(move |r| (s, r))).collect();
     let listed = || {
         let lines = all.iter().map(|(_, r)| format!("{} ({})", r.id, r.address));
         lines.collect::<Vec<_>>().join(", ")
@@ -368,10 +382,23 @@ fn choose<'a>(
         return Err(Failure::ending(dtr_recovery::Exit::Failed, what));
     }
     let found = match wanted {
-        Some(id) => all.iter().find(|(_, replica)| replica.id == *id).ok_or_else(|| {
-            let what = format!("there is no replica {id} at {host}; registered are {}", listed());
-            Failure::ending(dtr_recovery::Exit::Failed, what)
-        })?,
+        Some(id) => {
+            let mut of_id = all.iter().filter(|(_, replica)| replica.id == *id);
+            let found = of_id.next().ok_or_else(|| {
+                let what =
+                    format!("there is no replica {id} at {host}; registered are {}", listed());
+                Failure::ending(dtr_recovery::Exit::Failed, what)
+            })?;
+            if let Some((other, _)) = of_id.next() {
+                let what = format!(
+                    "two services at {host} say that replica {id} is theirs: {} and {}. Nothing was sent to either; take the \
+                     wrong one's registration away",
+                    found.0.name, other.name
+                );
+                return Err(Failure::ending(dtr_recovery::Exit::Refused, what));
+            }
+            found
+        }
         None if all.len() == 1 => &all[0],
         None => {
             let what = "several replicas are registered; choose one with --existing-replica-id";
@@ -454,7 +481,10 @@ mod tests {
             .map(|(id, address)| serde_json::json!({"id": id, "address": address}))
             .collect();
         let id = dtr_types::ServiceId::random(&dtr_types::SystemRandom);
-        serde_json::from_value(serde_json::json!({"id": id, "replicas": replicas})).expect("valid")
+        serde_json::from_value(
+            serde_json::json!({"id": id, "privileged": true, "replicas": replicas}),
+        )
+        .expect("valid")
     }
 
     #[test]
@@ -474,6 +504,21 @@ mod tests {
         let error = choose(&two, Some(&id), "u").expect_err("unknown").to_string();
         assert!(error.contains("ba9876543210"), "{error}");
         assert!(choose(&[], None, "u").is_err());
+    }
+
+    #[test]
+    fn nobody_poses_as_another_replica() {
+        let id: ReplicaId = "0123456789ab".parse().expect("an id");
+        let honest = service(&[("0123456789ab", "https://honest")]);
+        let rogue =
+            Service { privileged: false, ..service(&[("0123456789ab", "https://rogue")]) };
+        let both = [rogue.clone(), honest.clone()];
+        assert_eq!(choose(&both, Some(&id), "u").expect("one").1, "https://honest");
+        assert_eq!(choose(&both, None, "u").expect("one").1, "https://honest");
+        assert!(choose(&[rogue.clone()], Some(&id), "u").is_err());
+        let twice = [Service { privileged: true, ..rogue }, honest];
+        let error = choose(&twice, Some(&id), "u").expect_err("two").to_string();
+        assert!(error.contains("two services"), "{error}");
     }
 
     #[test]

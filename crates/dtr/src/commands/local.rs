@@ -20,7 +20,7 @@ use dtr_types::{AccountName, Random as _, ReplicaId, Secret, SystemRandom};
 use serde_json::json;
 
 use super::{
-    backup::{Watched, keys},
+    backup::{Watched, keys, known},
     connect::RETRY,
     loss,
     report::ReportFile,
@@ -201,7 +201,7 @@ pub async fn install(args: InstallArgs) -> Result<()> {
     try_ports(&options, args.no_start).await?;
     let mut made = None;
     let identity = match ucp(&args.ucp)? {
-        Some(login) => IdentityOptions::Ucp(login),
+        Some(login) => IdentityOptions::Ucp { login, replace: args.replace_registration },
         None => {
             let admin: AccountName = args
                 .admin_username
@@ -231,8 +231,11 @@ pub async fn install(args: InstallArgs) -> Result<()> {
         IdentityOptions::BuiltIn { admin, .. } => {
             text.push_str(&format!("  administrator  {admin}\n"));
         }
-        IdentityOptions::Ucp(login) => text.push_str(&format!("  accounts       {}\n", login.url)),
+        IdentityOptions::Ucp { login, .. } => {
+            text.push_str(&format!("  accounts       {}\n", login.url));
+        }
     }
+    text.push_str(&format!("  backups' key   {}\n", installed.archive_key));
     if let Some(password) = &made {
         text.push_str(&format!("  password       {}   (shown this once)\n", password.expose()));
     }
@@ -325,10 +328,21 @@ async fn restore_into(dir: &DataDir, args: RestoreArgs) -> Result<Outcome> {
             text.parse().map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?
         }
     };
+    let ucp = match args.clone {
+        false => ucp(&args.ucp)?,
+        true => {
+            if given(args.ucp.ucp_url.clone()).is_some() {
+                terminal::say("--clone reaches out to nobody: --ucp-url is not used");
+            }
+            None
+        }
+    };
     let request = RestoreRequest {
-        ucp: ucp(&args.ucp)?,
+        ucp,
         keys: keys(&args.decryption)?,
-        signed_by: args.signed_by,
+        known: known(&args.signer)?,
+        copy: args.clone,
+        replace_registration: args.replace_registration,
         dry_run: args.dry_run,
         with_identity: args.with_identity,
         owner_map,

@@ -11,6 +11,7 @@ mod image;
 mod local;
 mod loss;
 mod reconfigure;
+mod register;
 mod report;
 mod revoke;
 mod rolling;

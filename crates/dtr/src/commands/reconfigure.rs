@@ -7,19 +7,30 @@ use anyhow::Context as _;
 use dtr_replica::{DataDir, EtcdConfig, GivenEtcd, ReplicaConfig, StorageConfig, StoreConfig};
 use serde_json::{Value, json};
 
-use super::{connect, rolling};
+use super::{connect, register::register, rolling};
 use crate::{
-    cli::ReconfigureArgs,
+    cli::{ReconfigureArgs, UcpArgs},
     failure::{Failure, Result},
     terminal,
 };
 
 /// `dtr reconfigure`
-pub async fn run(args: ReconfigureArgs) -> Result<()> {
+pub async fn run(mut args: ReconfigureArgs) -> Result<()> {
+    // With both, the UCP is named to be registered with: the replica is reached through its folder.
+    let registers = args.connect.data_dir.is_some() && args.connect.ucp.ucp_url.is_some();
+    let ucp = args.connect.ucp.clone();
+    if registers {
+        args.connect.ucp.ucp_url = None;
+    }
     let own = own_changes(&args);
     let shared =
         args.network.dtr_external_url.is_some() || args.tls.dtr_cert.is_some() || args.no_dtr_cert;
-    if !own && !shared && !args.restart {
+    if args.replace_registration && !registers {
+        return Err(Failure::usage(
+            "--replace-registration is about the UCP: give --data-dir and --ucp-url",
+        ));
+    }
+    if !own && !shared && !args.restart && !registers {
         return Err(Failure::usage(
             "nothing to change: give a setting (see dtr reconfigure --help)",
         ));
@@ -73,10 +84,25 @@ pub async fn run(args: ReconfigureArgs) -> Result<()> {
         };
         terminal::say(how);
     }
+    let nothing_else = !own && !shared && !args.restart;
+    if registers && (nothing_else || args.replace_registration) {
+        registered(&args, &ucp).await?;
+    }
     if args.restart {
         restart(&args).await?;
     }
     Ok(())
+}
+
+/// Registers the registry with its UCP, and restarts all replicas if they are to ask as another registration.
+async fn registered(args: &ReconfigureArgs, ucp: &UcpArgs) -> Result<()> {
+    connect::with(&args.connect, async |c| {
+        if register(c, ucp, args.replace_registration).await? {
+            terminal::waiting("restarting", rolling::restart(c, &[], &args.drain)).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Restarts this replica, or all of them.

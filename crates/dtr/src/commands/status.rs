@@ -97,9 +97,19 @@ fn overview(status: &Value) -> Result<()> {
             let (at, revision) = (field(backup, "finishedAt"), field(backup, "revision"));
             format!("{at} at revision {revision}")
         } else {
-            "never".to_owned()
+            "none that is known to have arrived".to_owned()
         },
     ));
+    let sent = &status["last_backup_sent"];
+    if sent.is_object() && sent["confirmedAt"].is_null() {
+        lines.push(("not confirmed", format!("a backup sent at {}", field(sent, "finishedAt"))));
+    }
+    let keys = &status["archive_keys"];
+    if let Some(key) = keys["current"].as_str() {
+        let former = keys["former"].as_array().map_or(0, Vec::len);
+        let former = if former > 0 { format!(" ({former} former)") } else { String::new() };
+        lines.push(("backups' key", format!("{key}{former}")));
+    }
     let lines = lines.iter().map(|(name, text)| format!("{name:<17} {}\n", harmless(text)));
     terminal::print(&lines.collect::<String>())
 }

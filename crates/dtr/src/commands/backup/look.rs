@@ -8,14 +8,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dtr_archive::{Product, ReadOptions};
+use dtr_archive::{ArchiveError, Product, ReadOptions};
 use dtr_client::PageStyle;
-use dtr_recovery::{Exit, VerifyOptions};
+use dtr_recovery::{Exit, RecoveryError, VerifyOptions};
 use dtr_replica::{DataDir, S3Settings, StorageConfig};
 use dtr_types::{SystemClock, SystemRandom};
 use serde_json::Value;
 
-use super::{Watched, keys};
+use super::{Watched, keys, known};
 use crate::{
     cli::{BackupCommand, DecryptionArgs, Output},
     commands::{connect, report},
@@ -26,7 +26,7 @@ use crate::{
 /// `dtr backup verify|inspect|list`
 pub async fn run(command: BackupCommand) -> Result<()> {
     match command {
-        BackupCommand::Verify { file, decryption, storage, bucket, deep, signed_by, output } => {
+        BackupCommand::Verify { file, decryption, storage, bucket, deep, signer, output } => {
             let storage = match bucket.settings()? {
                 Some(settings) => Some(open_bucket(settings).await?),
                 None => open_storage(storage).await?,
@@ -37,7 +37,8 @@ pub async fn run(command: BackupCommand) -> Result<()> {
                 ));
             }
             let options = VerifyOptions { storage, deep };
-            verify(&file, &decryption, options, signed_by.as_deref(), output).await
+            let read = ReadOptions { known: known(&signer)?, ..read_options(&decryption)? };
+            verify(&file, read, options, output).await
         }
         BackupCommand::Inspect { file, decryption, output } => {
             let read = read_options(&decryption)?;
@@ -112,12 +113,10 @@ async fn open_storage(folder: Option<PathBuf>) -> Result<Option<Arc<dyn dtr_blob
 
 async fn verify(
     file: &Path,
-    decryption: &DecryptionArgs,
+    read: ReadOptions,
     options: VerifyOptions,
-    signed_by: Option<&str>,
     output: Output,
 ) -> Result<()> {
-    let read = read_options(decryption)?;
     let cannot = || format!("{} is not a good backup", named(file));
     let report = match dtr_recovery::verify(open(file, "verifying")?, read, options).await {
         Ok(report) => report,
@@ -127,6 +126,9 @@ async fn verify(
                 Exit::Locked => {
                     let flags = "--identity-file, --passphrase-file";
                     format!("cannot open {} with the keys that were given ({flags})", named(file))
+                }
+                _ if matches!(&error, RecoveryError::Archive(ArchiveError::WrongKey { .. })) => {
+                    format!("{} is signed by another key than the known one", named(file))
                 }
                 _ => cannot(),
             };
@@ -141,35 +143,35 @@ async fn verify(
         Output::Json => terminal::print_json(&report::told(report.exit(), &report)?)?,
         Output::Text => terminal::print(&report.to_string())?,
     }
-    if let Some(wanted) = signed_by
-        && !same_key(wanted, &report.key_id)
-    {
-        let what =
-            format!("{} is signed by key {}, not by \"{wanted}\"", named(file), report.key_id);
-        return Err(Failure::ending(Exit::Refused, what));
-    }
     match report.exit() {
         Exit::Done => Ok(()),
         exit => Err(anyhow::Error::new(Said(exit))),
     }
 }
 
-/// Whether a key is the one that a person named by its id, or the first half of it.
-fn same_key(wanted: &str, id: &str) -> bool {
-    wanted.len() >= 32 && id.starts_with(&wanted.to_ascii_lowercase())
-}
-
 fn list_backups(output: Output, backups: &[Value]) -> Result<()> {
     if output == Output::Json {
         return terminal::print_json(&backups);
     }
-    let mut table = Table::new(&["BEGAN", "REVISION", "RECORDS", "SIZE", "IMAGES", "BY", "ID"]);
+    let mut table = Table::new(&["BEGAN", "REVISION", "RECORDS", "SIZE", "IMAGES", "ARRIVED", "BY", "ID", "SHA-256", "KEY"]);
     for backup in backups {
         let size = terminal::size(backup["bytes"].as_u64().unwrap_or_default());
-        let [began, revision, records, images, by, id] =
-            ["startedAt", "revision", "records", "withImages", "by", "id"]
-                .map(|n| field(backup, n));
-        table.row([began, revision, records, size, images, by, id]);
+        let [began, revision, records, by, id] =
+            ["startedAt", "revision", "records", "by", "id"].map(|n| field(backup, n));
+        let images = match (backup["withImages"].as_bool(), backup["missingBlobs"].as_u64()) {
+            (Some(true), Some(missing)) if missing > 0 => format!("yes, {missing} missing"),
+            (Some(true), _) => "yes".to_owned(),
+            _ => "no".to_owned(),
+        };
+        let arrived = match backup["confirmedAt"].is_string() {
+            true => "yes",
+            false => "not confirmed",
+        };
+        // Enough to tell them apart; all digits are in the JSON.
+        let [hash, key] = ["sha256", "keyId"]
+            .map(|n| backup[n].as_str().unwrap_or_default().chars().take(32).collect());
+        let arrived = arrived.to_owned();
+        table.row([began, revision, records, size, images, arrived, by, id, hash, key]);
     }
     table.print()
 }

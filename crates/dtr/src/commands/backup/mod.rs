@@ -7,15 +7,15 @@ mod take;
 
 use std::{
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
-use dtr_archive::{Encryption, Keys, Recipient, UnlockKey};
+use dtr_archive::{Encryption, Keys, KnownKeys, Recipient, UnlockKey};
 use dtr_types::Secret;
 
 use crate::{
-    cli::{BackupArgs, DecryptionArgs, EncryptionArgs},
+    cli::{BackupArgs, DecryptionArgs, EncryptionArgs, SignerArgs},
     failure::{Failure, Result},
     terminal::Progress,
 };
@@ -77,6 +77,29 @@ pub fn keys(args: &DecryptionArgs) -> Result<Keys> {
     };
     let passphrase = args.passphrase_file.as_deref().map(passphrase).transpose()?;
     Ok(Keys { identities, passphrase })
+}
+
+/// Where known keys are looked for when no file is named, after the home directory's own.
+const KNOWN_KEYS: &str = "/etc/dtr/known-keys";
+
+/// The file of known keys that is there without being named.
+fn known_keys_file() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/dtr/known-keys"));
+    home.into_iter().chain([PathBuf::from(KNOWN_KEYS)]).find(|path| path.exists())
+}
+
+/// The signing keys that are known, from flags or from the file that is looked for.
+pub fn known(args: &SignerArgs) -> Result<KnownKeys> {
+    if let Some(id) = &args.signed_by {
+        return KnownKeys::only(id)
+            .map_err(|error| Failure::usage(format!("--signed-by: {error}")));
+    }
+    let Some(path) = args.known_keys.clone().or_else(known_keys_file) else {
+        return Ok(KnownKeys::default());
+    };
+    let text = key_file(&path)?;
+    KnownKeys::parse(&text, &path.display().to_string())
+        .map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// An archive as a stream, with its progress shown.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dtr_archive::Encryption;
 use dtr_client::{ClientError, Download};
 use dtr_recovery::{BackupOptions, BackupReport, Exit};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{encryption, sink::Sink};
@@ -30,7 +30,8 @@ const ID: &str = "x-dtr-backup-id";
 const USELESS: &str = "the backup failed, and what was written is not usable as one";
 
 /// `dtr backup`
-pub async fn run(args: BackupTakeArgs) -> Result<()> {
+pub async fn run(mut args: BackupTakeArgs) -> Result<()> {
+    args.connect.export = args.with_identity;
     let file = ReportFile::open(args.report.as_deref())?;
     let report = match taken(&args).await {
         Ok(report) => report,
@@ -141,7 +142,20 @@ async fn stream(
         return Err(Failure::ending(Exit::Damaged, format!("{what}: {USELESS}")));
     }
     tokio::task::spawn_blocking(move || sink.finish()).await?.context(USELESS)?;
+    confirm(connection, &id, &sum).await;
     Ok(report)
+}
+
+/// Tells the registry that the archive is where it is to be kept: its alert and its status count only such backups.
+async fn confirm(connection: &Connection, id: &str, sha256: &str) {
+    let path = format!("/api/v0/backups/{id}/confirmation");
+    let told: Result<Value, ClientError> =
+        connection.api.post(&path, &json!({ "sha256": sha256 })).await;
+    if let Err(error) = told {
+        terminal::say(&format!(
+            "warning: the archive is complete, but the registry could not be told so, and does not count it: {error}"
+        ));
+    }
 }
 
 /// Writes what comes on a thread that may block, hashing it: the report says what the hash should be.
@@ -198,10 +212,13 @@ async fn offline(
         ));
     }
     let out = SinkWriter { sink, progress: Progress::new("backing up") };
-    let (out, report) = dtr_replica::backup_offline(&dtr_replica::DataDir::new(dir), options, out)
-        .await
-        .context(USELESS)?;
-    tokio::task::spawn_blocking(move || out.sink.finish()).await?.context(USELESS)?;
+    let finish = |out: SinkWriter| {
+        out.sink.finish().map_err(|error| std::io::Error::other(format!("{error:#}")))
+    };
+    let report =
+        dtr_replica::backup_offline(&dtr_replica::DataDir::new(dir), options, out, finish)
+            .await
+            .context(USELESS)?;
     Ok(Some(report))
 }
 
