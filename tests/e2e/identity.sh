@@ -125,7 +125,11 @@ was=$(there)
 ok "a dry run" restore --dry-run
 same "makes nothing" "$was" "$(there)"
 same "nothing of that either" "$before" "$(services)"
-ok "dtr restore" restore
+# The UCP that came back knows the registry that was lost.
+beside() { restore --dry-run >"$WORK/beside" 2>&1 && grep "stays registered beside this one" "$WORK/beside"; }
+ok "the lost registry stays registered unless it is told to go" beside
+ok "dtr restore, in its place" restore --replace-registration
+same "which is the only one that the UCP lists" 1 "$(services)"
 pulls() { skopeo copy --quiet --src-tls-verify=false --src-creds "$1" "docker://127.0.0.1:$port/engineering/web:1.0" "dir:$WORK/from-$RANDOM"; }
 ok "the member of before pulls" pulls alice:alices-password
 ok "so does the access token of before" pulls "admin:$access_token"
@@ -133,6 +137,20 @@ skopeo copy --quiet --src-tls-verify=false --src-creds alice:alices-password "do
 same "with the same digest" "$image" "$(file_digest "$WORK/compared/manifest.json")"
 found() { dtr backup --output "$WORK/after.tar"; }
 ok "commands find the restored replica through the restored UCP" found
+
+# The UCP forgets the registry, as after a restore elsewhere that took its place: it says so, and is registered anew.
+service=$(curl -sSk -u "admin:$password" "$ucp_url/enzi/v0/services" | jq -r '.services[0].id')
+ok "its registration is taken away" curl -sSfk -u "admin:$password" -X DELETE "$ucp_url/enzi/v0/services/$service"
+ping_says() { curl -sSk "$url/_ping" | grep -q "$1"; }
+ok "the registry notices" wait_for 20 ping_says "does not know this registry"
+status() { "$dtr" status --data-dir "$WORK/dtr"; }
+refused "its status says so" "critical: .*does not know this registry" status
+refused "nobody logs in" "." pulls alice:alices-password
+# shellcheck disable=SC2086
+ok "it is registered anew" "$dtr" reconfigure --data-dir "$WORK/dtr" --drain-seconds 0 $admin
+ok "and well again" wait_for 20 ping_says '"Error":""'
+ok "the member pulls as before" pulls alice:alices-password
+ok "commands find it again" found
 
 # The UCP is lost for good, its backup too: a new one gets the accounts from the registry's archive.
 # shellcheck disable=SC2086

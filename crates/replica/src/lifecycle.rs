@@ -285,7 +285,7 @@ async fn known(dir: &DataDir) -> Option<Known> {
                 break;
             }
         }
-        let last_backup = catalog.last_backup().await?;
+        let last_backup = catalog.last_backups().await?.confirmed;
         Ok::<_, CatalogError>(Known { repositories, last_backup })
     };
     let asked = asked.await;

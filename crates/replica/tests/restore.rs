@@ -6,6 +6,7 @@ use std::{
     fs,
     io::Cursor,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -153,8 +154,14 @@ impl World {
         how.with_images = with_images;
         let limit = Instant::now() + Duration::from_secs(10);
         loop {
-            match backup_offline(&self.dir, how.clone(), Vec::new()).await {
-                Ok((archive, _)) => return archive,
+            let taken = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let kept = Arc::clone(&taken);
+            let finish = move |archive: Vec<u8>| {
+                *kept.lock().expect("a lock") = archive;
+                Ok(())
+            };
+            match backup_offline(&self.dir, how.clone(), Vec::new(), finish).await {
+                Ok(_) => return std::mem::take(&mut *taken.lock().expect("a lock")),
                 Err(error) => assert!(Instant::now() < limit, "{error}"),
             }
             // poll: what was dropped ends a moment later

@@ -86,6 +86,7 @@ fn options(id: &str) -> ReplicaOptions {
         certificate: None,
         store: Default::default(),
         storage: StorageConfig::Filesystem { root: None },
+        take_over_storage: false,
         log_level: "info".to_owned(),
         log_format: "text".to_owned(),
     }

@@ -79,6 +79,7 @@ async fn asked(dir: &DataDir) -> Result<(u64, Option<String>)> {
         ucp_token: None,
         existing_replica_id: None,
         data_dir: Some(dir.root().to_owned()),
+        export: false,
     };
     connect::with(&connect, async |c| {
         let repositories: Vec<Value> =
