@@ -132,7 +132,8 @@ pub(crate) async fn take(
         tracing::warn!(%error, "that a backup is taken was not recorded");
     }
     tokio::spawn(run(state, options, id.clone(), to));
-    let mut response = Response::new(axum::body::Body::new(StreamBody::new(ReceiverStream::new(from).boxed())));
+    let mut response =
+        Response::new(axum::body::Body::new(StreamBody::new(ReceiverStream::new(from).boxed())));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

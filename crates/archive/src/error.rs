@@ -404,7 +404,7 @@ impl ArchiveError {
             | Self::Misuse { entry, .. } => Some(entry),
             Self::Header { .. } | Self::NewerFormat { .. } | Self::WrongKey { .. } => {
                 Some("header.json")
-            },
+            }
             Self::Manifest { .. }
             | Self::HeaderMismatch { .. }
             | Self::Totals { .. }

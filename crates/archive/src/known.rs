@@ -132,7 +132,8 @@ mod tests {
             assert!(known.check(ID).unwrap().is_some(), "{named}");
             assert!(matches!(known.check(&"0".repeat(64)), Err(ArchiveError::WrongKey { .. })));
         }
-        for no_key in ["", "0123", &ID[..31], "g123456789abcdef0123456789abcdef", &format!("{ID}0")] {
+        for no_key in ["", "0123", &ID[..31], "g123456789abcdef0123456789abcdef", &format!("{ID}0")]
+        {
             assert!(KnownKeys::only(no_key).is_err(), "{no_key}");
         }
         assert_eq!(KnownKeys::default().check(ID).unwrap(), None, "nothing to compare with");

@@ -31,8 +31,8 @@ pub use error::{RecoveryError, Refusal};
 pub use exit::Exit;
 pub use inspect::{Inspection, RepositorySummary, inspect};
 pub use keys::{
-    ArchiveKeys, archive_key_id, archive_keys, create_archive_key, ensure_archive_key, ensure_assets,
-    new_authority, new_service_key, signing_key,
+    ArchiveKeys, archive_key_id, archive_keys, create_archive_key, ensure_archive_key,
+    ensure_assets, new_authority, new_service_key, signing_key,
 };
 pub use restore::{
     IdentityTarget, OwnerMap, OwnerMapError, OwnerReport, RestoreOptions, RestoreReport,

@@ -31,7 +31,8 @@ pub(crate) async fn in_place(
 fn shares_id(service: &Service, form: &ServiceForm) -> bool {
     let ids = form.replicas.iter().flatten().map(|replica| &replica.id);
     let mut known = service.replicas.iter().map(|replica| &replica.id);
-    form.name.as_ref() == Some(&service.name) || known.any(|known| ids.clone().any(|id| id == known))
+    form.name.as_ref() == Some(&service.name)
+        || known.any(|known| ids.clone().any(|id| id == known))
 }
 
 /// Refuses a replica id that another registration has.
@@ -86,7 +87,8 @@ pub(crate) async fn take_places(
 
 /// Whether something listens at an address. That it does not, as seen from here, is no proof that nothing is there.
 async fn answers(url: &str) -> bool {
-    let Some(authority) = url.strip_prefix("https://").map(|rest| rest.trim_end_matches('/')) else {
+    let Some(authority) = url.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'))
+    else {
         return false;
     };
     let has_port = authority.rsplit(']').next().is_some_and(|end| end.contains(':'));

@@ -399,12 +399,8 @@ impl Start {
         let scheduler = Scheduler::new(catalog.clone(), Arc::clone(&blobs), config.id.clone());
         let upkeep = members.clone().map(|members| Arc::new(MembersUpkeep(members)) as _);
         let scheduler = Arc::new(scheduler.with_upkeep(upkeep));
-        let health = Health::new(
-            catalog.clone(),
-            Arc::clone(&blobs),
-            members.clone(),
-            Arc::clone(&who),
-        );
+        let health =
+            Health::new(catalog.clone(), Arc::clone(&blobs), members.clone(), Arc::clone(&who));
         let registry = Registry::new(catalog.clone(), Arc::clone(&blobs), access.clone());
         let api = dtr_api::router(ApiState {
             catalog: catalog.clone(),

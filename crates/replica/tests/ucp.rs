@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dtr_catalog::{Catalog, records::{IdentitySource, Service}};
+use dtr_catalog::{
+    Catalog,
+    records::{IdentitySource, Service},
+};
 use dtr_enzi::Enzi;
 use dtr_identity::{Actor, BuiltIn, BuiltInOptions, Cost};
 use dtr_recovery::{BackupOptions, Exit};
@@ -159,7 +162,10 @@ async fn a_restore_takes_nobodys_place_unless_it_is_told_to() {
     assert_eq!(world.ucp.listed().await, of(&[ID]));
     let beside = world.restore("beside", "aaaaaaaaaaaa", |_| {}).await.expect("restored");
     let said = beside.warnings.join("\n");
-    assert!(said.contains(&format!("dtr-{ID}")) && said.contains("--replace-registration"), "{said}");
+    assert!(
+        said.contains(&format!("dtr-{ID}")) && said.contains("--replace-registration"),
+        "{said}"
+    );
     assert_eq!(world.ucp.listed().await, of(&[ID, "aaaaaaaaaaaa"]));
 
     // With its very id it would be cut off.

@@ -83,7 +83,8 @@ impl Output {
         if known.is_file() && known.mode() & 0o077 != 0 {
             // What has content already is somebody's own file, with rights that were chosen; another user's is not ours to
             // change. Both are told.
-            readable = known.len() > 0 || file.set_permissions(Permissions::from_mode(PRIVATE)).is_err();
+            readable =
+                known.len() > 0 || file.set_permissions(Permissions::from_mode(PRIVATE)).is_err();
         }
         Ok(Self { file, part: None, readable })
     }
@@ -100,7 +101,8 @@ impl Output {
         part.push(".part");
         let part = PathBuf::from(part);
         let failed = |source: io::Error| OutputError::File { path: part.clone(), source };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::open(&part, flags, Mode::from_raw_mode(PRIVATE));
         let out = match opened {
             Ok(fd) => File::from(fd),
@@ -139,7 +141,11 @@ impl Output {
         let Some(part) = self.part.take() else {
             let plain = self.file.metadata().map_err(OutputError::Standard)?.is_file();
             // A pipe has no disk; what comes of it is its reader's affair.
-            return if plain { self.file.sync_all().map_err(OutputError::Standard) } else { Ok(()) };
+            return if plain {
+                self.file.sync_all().map_err(OutputError::Standard)
+            } else {
+                Ok(())
+            };
         };
         let failed = |source: io::Error| OutputError::File { path: part.file.clone(), source };
         self.file.sync_all().map_err(failed)?;

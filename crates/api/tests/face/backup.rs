@@ -97,7 +97,10 @@ async fn only_what_arrived_counts() {
     let taken = take(&world, "").await;
     let list = world.admin("GET", "/api/v0/backups", None).await.is(200).json();
     let listed = &list[0];
-    assert_eq!((&listed["id"], &listed["confirmedAt"]), (&json!(taken.id), &serde_json::Value::Null));
+    assert_eq!(
+        (&listed["id"], &listed["confirmedAt"]),
+        (&json!(taken.id), &serde_json::Value::Null)
+    );
     let sum = dtr_types::Digest::of(&taken.archive).hex();
     assert_eq!(listed["sha256"], json!(sum), "what a file is matched with");
     let said = backup_alert(&world).await.expect("sent is not arrived");
@@ -126,7 +129,8 @@ async fn only_what_arrived_counts() {
     let day = std::time::Duration::from_secs(24 * 3600);
     let known: dtr_catalog::records::BackupRecord =
         catalog.last_backups().await.expect("read").confirmed.expect("one");
-    let old = dtr_catalog::records::BackupRecord { finished_at: now.minus(8 * day), ..known.clone() };
+    let old =
+        dtr_catalog::records::BackupRecord { finished_at: now.minus(8 * day), ..known.clone() };
     catalog.put(&old).await.expect("put");
     let ahead = dtr_catalog::records::BackupRecord {
         id: format!("f{}", &known.id[1..]),

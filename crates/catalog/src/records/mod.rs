@@ -20,7 +20,7 @@ pub use content::{
 };
 pub use event::{Event, EventObject, EventType};
 pub use identity::{
-    Bound, Account, Credential, Membership, Service, ServiceReplica, Session, Team, TeamMembership,
+    Account, Bound, Credential, Membership, Service, ServiceReplica, Session, Team, TeamMembership,
 };
 pub use repository::{Counters, DeletedRepository, Repository, Visibility};
 pub use settings::Settings;

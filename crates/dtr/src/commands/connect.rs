@@ -371,8 +371,7 @@ fn choose<'a>(
     host: &str,
 ) -> Result<(&'a Service, &'a str)> {
     let registries = services.iter().filter(|service| service.privileged);
-    let all: Vec<_> =
-        registries.flat_map(|s| s.replicas.iter().map(move |r| (s, r))).collect();
+    let all: Vec<_> = registries.flat_map(|s| s.replicas.iter().map(move |r| (s, r))).collect();
     let listed = || {
         let lines = all.iter().map(|(_, r)| format!("{} ({})", r.id, r.address));
         lines.collect::<Vec<_>>().join(", ")
@@ -510,8 +509,7 @@ mod tests {
     fn nobody_poses_as_another_replica() {
         let id: ReplicaId = "0123456789ab".parse().expect("an id");
         let honest = service(&[("0123456789ab", "https://honest")]);
-        let rogue =
-            Service { privileged: false, ..service(&[("0123456789ab", "https://rogue")]) };
+        let rogue = Service { privileged: false, ..service(&[("0123456789ab", "https://rogue")]) };
         let both = [rogue.clone(), honest.clone()];
         assert_eq!(choose(&both, Some(&id), "u").expect("one").1, "https://honest");
         assert_eq!(choose(&both, None, "u").expect("one").1, "https://honest");

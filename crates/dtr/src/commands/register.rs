@@ -121,7 +121,8 @@ fn others<'a>(
     let others = services.iter().filter(|service| Some(&service.id) != ours.map(|ours| &ours.id));
     let judged = others.filter_map(|service| {
         let is_named = known.replicas.iter().any(|r| service.name == format!("dtr-{}", r.id));
-        let shares_id = service.replicas.iter().any(|r| known.replicas.iter().any(|k| k.id == r.id));
+        let shares_id =
+            service.replicas.iter().any(|r| known.replicas.iter().any(|k| k.id == r.id));
         let at_address = service.url == known.address && !service.replicas.is_empty();
         (is_named || shares_id || at_address).then_some((service, is_named || shares_id))
     });

@@ -111,8 +111,7 @@ pub(super) async fn bind(context: Context) -> Answer {
     let login = context.identity().bind_session(session, &service.id, form.export).await?;
     let login = login.ok_or_else(|| ApiError::not_authenticated("the session is over"))?;
     let account = login.principal.account.clone();
-    let answer =
-        LoginAnswer { session_token: login.token, account, expires_at: login.expires_at };
+    let answer = LoginAnswer { session_token: login.token, account, expires_at: login.expires_at };
     json(StatusCode::CREATED, &answer)
 }
 

@@ -81,9 +81,7 @@ impl BuiltIn {
         let principal = self.load_principal(&session.account).await?;
         let options = &self.inner.options;
         let renewed = session.bound.is_none();
-        if renewed
-            && principal.is_some()
-            && session.expires_at.since(now) < options.session_renewal
+        if renewed && principal.is_some() && session.expires_at.since(now) < options.session_renewal
         {
             self.catalog()
                 .change(&key, None, |session| {

@@ -188,18 +188,18 @@ pub async fn backup<W: Write + Send + 'static>(
     let (out, report) = outcome?;
     if options.record {
         let sent = BackupRecord {
-                id,
-                started_at: begun,
-                finished_at: catalog.now(),
-                revision: at,
-                records: report.total_records,
-                bytes: report.bytes,
-                with_images: options.with_images,
-                by: options.by.clone(),
-                sha256: report.sha256.clone(),
-                key_id: report.key_id.clone(),
-                missing_blobs: report.missing_blobs.len() as u64,
-                confirmed_at: None,
+            id,
+            started_at: begun,
+            finished_at: catalog.now(),
+            revision: at,
+            records: report.total_records,
+            bytes: report.bytes,
+            with_images: options.with_images,
+            by: options.by.clone(),
+            sha256: report.sha256.clone(),
+            key_id: report.key_id.clone(),
+            missing_blobs: report.missing_blobs.len() as u64,
+            confirmed_at: None,
         };
         catalog.record_backup(&sent, BACKUPS_KEPT).await?;
     }

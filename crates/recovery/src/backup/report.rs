@@ -241,7 +241,13 @@ impl fmt::Display for BackupReport {
             let bytes = size(self.blob_bytes);
             writeln!(f, "  mentions {} blobs of {bytes} in the blob storage", self.blobs)?;
         }
-        writeln!(f, "  id {}, sha256 {}{}", self.id, self.sha256, if self.encrypted { " before encryption" } else { "" })?;
+        writeln!(
+            f,
+            "  id {}, sha256 {}{}",
+            self.id,
+            self.sha256,
+            if self.encrypted { " before encryption" } else { "" }
+        )?;
         writeln!(f, "  signed by key {}", self.key_id)?;
         writeln!(f, "Not in it:")?;
         for missing in &self.not_included {

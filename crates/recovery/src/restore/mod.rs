@@ -346,8 +346,7 @@ impl<'a> Job<'a> {
             // What was lost of these would keep the registry from starting.
             keys::ensure_assets(&self.target.catalog).await?;
         }
-        report.signs_with =
-            self.switch(&cluster, loading, report.blobs_missing_count).await?;
+        report.signs_with = self.switch(&cluster, loading, report.blobs_missing_count).await?;
         report.cluster = Some(cluster);
         report.shared = loading.shared();
         report.advise(self);

@@ -64,9 +64,9 @@ async fn a_restored_registry_signs_with_keys_of_its_own() {
     let known = archive_keys(&third.catalog).await.unwrap();
     assert_eq!(known.former, [report.key_id.clone(), first.current.clone().unwrap()]);
 
-    for (id, known) in [(report.key_id.as_str(), true), (first.current.as_deref().unwrap(), false)] {
-        let read =
-            ReadOptions { known: KnownKeys::only(id).unwrap(), ..ReadOptions::default() };
+    for (id, known) in [(report.key_id.as_str(), true), (first.current.as_deref().unwrap(), false)]
+    {
+        let read = ReadOptions { known: KnownKeys::only(id).unwrap(), ..ReadOptions::default() };
         let found = verify(Cursor::new(archive.clone()), read, VerifyOptions::default()).await;
         assert_eq!(found.is_ok(), known, "{id}");
         let said = found.map(|found| found.to_string()).unwrap_or_default();
@@ -114,7 +114,8 @@ async fn nothing_of_a_copy_is_good_at_the_original() {
     let certificates: Vec<CertificateRecord> =
         catalog.all(Kind::Certificate.prefix().as_bytes()).await.unwrap();
     assert_eq!(certificates, [own]);
-    let tokens: Vec<AccessToken> = catalog.all(Kind::AccessToken.prefix().as_bytes()).await.unwrap();
+    let tokens: Vec<AccessToken> =
+        catalog.all(Kind::AccessToken.prefix().as_bytes()).await.unwrap();
     assert!(!tokens.is_empty() && tokens.iter().all(|token| !token.is_active), "{tokens:?}");
     assert!(catalog.services().await.unwrap().is_empty());
     assert!(catalog.signing_keys(KeyPurpose::Token).await.unwrap().is_empty());
@@ -133,7 +134,8 @@ async fn nothing_of_a_copy_is_good_at_the_original() {
 async fn a_copy_takes_no_storage_away() {
     let world = World::installed(46).await;
     world.fill().await;
-    let mark = StorageMark::first(&world.catalog.cluster().await.unwrap().unwrap().id, &*world.random);
+    let mark =
+        StorageMark::first(&world.catalog.cluster().await.unwrap().unwrap().id, &*world.random);
     world.blobs.set_mark(&mark).await.unwrap();
     let (archive, _) = world.backup(with_images()).await;
     let target = world.beside(47).await;

@@ -153,7 +153,9 @@ fn list_backups(output: Output, backups: &[Value]) -> Result<()> {
     if output == Output::Json {
         return terminal::print_json(&backups);
     }
-    let mut table = Table::new(&["BEGAN", "REVISION", "RECORDS", "SIZE", "IMAGES", "ARRIVED", "BY", "ID", "SHA-256", "KEY"]);
+    let mut table = Table::new(&[
+        "BEGAN", "REVISION", "RECORDS", "SIZE", "IMAGES", "ARRIVED", "BY", "ID", "SHA-256", "KEY",
+    ]);
     for backup in backups {
         let size = terminal::size(backup["bytes"].as_u64().unwrap_or_default());
         let [began, revision, records, by, id] =

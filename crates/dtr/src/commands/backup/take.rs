@@ -215,10 +215,9 @@ async fn offline(
     let finish = |out: SinkWriter| {
         out.sink.finish().map_err(|error| std::io::Error::other(format!("{error:#}")))
     };
-    let report =
-        dtr_replica::backup_offline(&dtr_replica::DataDir::new(dir), options, out, finish)
-            .await
-            .context(USELESS)?;
+    let report = dtr_replica::backup_offline(&dtr_replica::DataDir::new(dir), options, out, finish)
+        .await
+        .context(USELESS)?;
     Ok(Some(report))
 }
 
