@@ -10,7 +10,7 @@ impl Catalog {
     pub async fn record_events(&self, events: &[Event]) -> Result<(), CatalogError> {
         for chunk in events.chunks((self.store().limits().operations_max / 2).max(1)) {
             let transaction =
-                chunk.iter().try_fold(Transaction::new(), |t, event| t.event(event))?;
+                chunk.iter().try_fold(Transaction::new().content(), |t, event| t.event(event))?;
             self.commit(transaction).await?;
         }
         Ok(())

@@ -169,6 +169,7 @@ impl Catalog {
     ) -> Result<bool, CatalogError> {
         let candidate = Candidate { digest: *digest, since: self.now() };
         let transaction = transaction
+            .content()
             .if_present(keys::repository(repository))
             .put(keys::link(repository, digest), Bytes::new())
             .put(keys::blob_link(digest, repository), Bytes::new())

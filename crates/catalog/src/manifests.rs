@@ -273,6 +273,7 @@ impl Catalog {
         let Stored { known, record, is_new } = stored;
         let manifest_key = keys::manifest(id, &put.digest);
         let mut transaction = Transaction::new()
+            .content()
             .if_present(keys::repository(id))
             .if_absent(keys::deleted_manifest(id, &put.digest));
         transaction = match &known {

@@ -65,6 +65,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let name = keys::repository_name(&repository.name);
         let mut transaction = Transaction::new()
+            .content()
             .if_absent(name.clone())
             .put(name, repository.id.to_string())
             .create_record(repository)?;
@@ -172,6 +173,7 @@ impl Catalog {
             counters.pulls = counters.pulls.saturating_add(pulls);
             counters.pushes = counters.pushes.saturating_add(pushes);
             let transaction = Transaction::new()
+                .content()
                 .if_present(keys::repository(repository))
                 .if_unchanged(&key, found.as_ref())
                 .put_record(&counters)?;

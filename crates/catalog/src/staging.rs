@@ -38,14 +38,15 @@ impl Catalog {
         let key = keys::staged_manifest(id, &put.digest);
         for (number, part) in (0..).zip(ahead.parts) {
             let body = keys::manifest_body(id, &put.digest, number);
-            let write = Transaction::new().if_modified_at(&key, mark).put(body, part.clone());
+            let write = Transaction::new().content();
+            let write = write.if_modified_at(&key, mark).put(body, part.clone());
             if self.commit(write).await?.committed().is_none() {
                 return Ok(None);
             }
         }
         let chunk = self.store().limits().operations_max.saturating_sub(1).max(1);
         for needs in ahead.needs.chunks(chunk) {
-            let mut write = Transaction::new().if_modified_at(&key, mark);
+            let mut write = Transaction::new().content().if_modified_at(&key, mark);
             for need in needs {
                 let ahead = Bytes::from_static(WRITTEN_AHEAD);
                 write.conditions.extend(need.condition(id));
@@ -99,6 +100,7 @@ impl Catalog {
             since: self.now(),
         };
         let create = Transaction::new()
+            .content()
             .if_present(keys::repository(id))
             .if_absent(keys::deleted_manifest(id, &put.digest))
             .create_record(&record)?;

@@ -11,6 +11,7 @@ impl Catalog {
     /// Starts a session. `false` when it has a record already.
     pub async fn create_upload(&self, upload: &UploadRecord) -> Result<bool, CatalogError> {
         let transaction = Transaction::new()
+            .content()
             .if_present(keys::repository(&upload.repository))
             .create_record(upload)?;
         match self.commit(transaction).await?.committed() {
@@ -38,8 +39,9 @@ impl Catalog {
         read: &Versioned<UploadRecord>,
         new: &UploadRecord,
     ) -> Result<bool, CatalogError> {
+        let transaction = Transaction::new().content();
         let transaction =
-            Transaction::new().if_modified_at(new_key(new), read.modified).put_record(new)?;
+            transaction.if_modified_at(new_key(new), read.modified).put_record(new)?;
         Ok(self.commit(transaction).await?.committed().is_some())
     }
 

@@ -29,7 +29,7 @@ pub trait BackendFactory: Send + Sync + 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Bytes that may still be written, where that is known. Commits are refused while it is under the reserve.
+    /// Bytes that may still be written, where that is known. Content is refused while it is under the reserve.
     fn free_bytes(&self) -> Option<u64> {
         None
     }

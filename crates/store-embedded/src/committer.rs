@@ -11,20 +11,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use dtr_store::{LeaseId, Outcome, StoreError, Transaction, Write};
+use dtr_store::{LeaseId, Outcome, StoreError, Transaction};
 use parking_lot::{Condvar, Mutex, RwLock};
-use redb::{Database, ReadableTable as _};
+use redb::Database;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::{
     Options,
     apply::Group,
-    backend::{Backend, BackendFactory},
+    backend::BackendFactory,
     fault::Fault,
     lease::Leases,
     loading::Load,
-    overlay::Overlay,
-    record::{CHANGES, CURRENT, FORMAT, FORMAT_NUMBER, HISTORY, LEASED, LEASES, META},
+    opening::{open_database, open_to_read, refused_content},
     view::View,
 };
 
@@ -59,14 +58,12 @@ impl Work {
         matches!(self, Self::Load(..) | Self::EndLoad(..))
     }
 
-    /// Whether it needs room that it does not give back.
-    fn grows(&self) -> bool {
+    /// Whether it must leave the reserve alone.
+    fn fills(&self) -> bool {
         match self {
-            Self::Commit(transaction, _) => {
-                transaction.writes.iter().any(|write| matches!(write, Write::Put { .. }))
-            }
-            Self::Grant(..) | Self::Load(..) => true,
-            Self::EndLoad(..) | Self::Compact(..) | Self::KeepAlive(..) | Self::Revoke(..) => false,
+            Self::Commit(transaction, _) => transaction.fills(),
+            Self::Load(..) => true,
+            _ => false,
         }
     }
 }
@@ -184,7 +181,7 @@ impl Done {
 /// The thread's own state.
 pub(crate) struct Committer {
     shared: Arc<Shared>,
-    factory: Box<dyn BackendFactory>,
+    factory: Arc<dyn BackendFactory>,
     pub(crate) options: Options,
     /// What is being loaded. Before the database, which outlives its transactions.
     pub(crate) loading: Load,
@@ -202,11 +199,27 @@ pub(crate) struct Committer {
 impl Committer {
     /// Opens the storage; the committer's [`Committer::run`] belongs on a thread of its own.
     pub(crate) fn open(
-        factory: Box<dyn BackendFactory>,
+        factory: Arc<dyn BackendFactory>,
         options: Options,
     ) -> Result<Self, StoreError> {
         let length = Arc::new(AtomicU64::new(0));
-        let (database, leases, view) = open_database(&*factory, &options, &length)?;
+        let (mut database, mut reading) = (None, None);
+        let (leases, view) = match open_database(&*factory, &options, &length) {
+            Ok((opened, leases, view)) => {
+                database = Some(opened);
+                (leases, view)
+            }
+            // Opening may write. What is there can be read without that, until there is room.
+            Err(error @ StoreError::Full { .. }) => {
+                let Ok((opened, view)) = open_to_read(&*factory, &options) else {
+                    return Err(error);
+                };
+                tracing::warn!(%error, "the store can be read only");
+                reading = Some(opened);
+                (Leases::default(), view)
+            }
+            Err(error) => return Err(error),
+        };
         let (revision, compacted) = (view.revision, view.compacted);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -219,8 +232,8 @@ impl Committer {
             shared,
             factory,
             options,
-            database: Some(database),
-            reading: None,
+            database,
+            reading,
             leases,
             revision,
             compacted,
@@ -290,9 +303,11 @@ impl Committer {
             group.into_iter().for_each(|work| refused(work).fail(error.clone()));
             return;
         }
-        if let Some(error) = self.no_room() {
-            let (grows, rest): (Vec<_>, _) = group.into_iter().partition(Work::grows);
-            grows.into_iter().for_each(|work| refused(work).fail(error.clone()));
+        if group.iter().any(Work::fills)
+            && let Some(error) = self.no_room()
+        {
+            let (fills, rest): (Vec<_>, _) = group.into_iter().partition(Work::fills);
+            fills.into_iter().for_each(|work| refused(work).fail(error.clone()));
             group = rest;
         }
         // Whoever does anything else wants to find what was loaded.
@@ -325,13 +340,12 @@ impl Committer {
         drop(reply.send(outcome));
     }
 
-    /// Refuses what needs room when the disk is nearly full: reading, deleting and compacting stay possible, and redb does
-    /// not stop. What is left then is enough for it to repair the file should the machine die at this moment.
+    /// Refuses content when the disk is nearly full. What is left then is for deletions and all else that makes room, and
+    /// enough for redb to repair the file should the machine die at this moment. Should another program take that as well,
+    /// essential commits are tried nevertheless: there may be room inside the file.
     fn no_room(&self) -> Option<StoreError> {
-        let (free, reserve) = (self.factory.free_bytes()?, self.options.reserve_bytes);
-        (free < reserve).then(|| StoreError::Full {
-            reason: format!("{free} bytes are left on its disk, {reserve} are kept in reserve"),
-        })
+        let reason = refused_content(self.factory.free_bytes(), self.options.reserve_bytes)?;
+        Some(StoreError::Full { reason })
     }
 
     /// Evaluates a group and makes it durable; `done` has an answer for each request.
@@ -480,15 +494,7 @@ impl Committer {
         if self.reading.is_some() {
             return;
         }
-        let open = || -> Result<_, Fault> {
-            let overlay = Overlay::new(self.factory.open_to_read()?)?;
-            let database = redb::Builder::new()
-                .set_cache_size(self.options.cache_bytes)
-                .create_with_backend(overlay)?;
-            let view = View::open(&database)?;
-            Ok((database, view))
-        };
-        match open() {
+        match open_to_read(&*self.factory, &self.options) {
             // A commit in doubt may be readable and not durable: then nothing is shown.
             Ok((database, view)) if view.revision == self.revision => {
                 self.reading = Some(database);
@@ -515,53 +521,4 @@ fn refused(work: Work) -> Done {
         | Work::KeepAlive(_, reply)
         | Work::Revoke(_, reply) => Done::Unit(reply, Err(closed())),
     }
-}
-
-/// Opens the storage, makes the tables when it is new, and reads the state.
-fn open_database(
-    factory: &dyn BackendFactory,
-    options: &Options,
-    length: &Arc<AtomicU64>,
-) -> Result<(Database, Leases, View), StoreError> {
-    let open = || -> Result<_, Fault> {
-        let backend = Backend::new(factory.open()?, length.clone());
-        // What a killed process, or this one before an error, wrote without an fsync can be read now, and would be gone
-        // after a power loss: nothing is shown to anybody before it is durable.
-        redb::StorageBackend::sync_data(&backend)?;
-        let database = redb::Builder::new()
-            .set_cache_size(options.cache_bytes)
-            .create_with_backend(backend)?;
-        prepare(&database, options)?;
-        let leases = Leases::load(&database, options.clock.now())?;
-        let view = View::open(&database)?;
-        Ok((database, leases, view))
-    };
-    open().map_err(StoreError::from)
-}
-
-/// Makes the tables if there are none; refuses a layout that this version does not know.
-fn prepare(database: &Database, options: &Options) -> Result<(), Fault> {
-    let mut write = database.begin_write()?;
-    write.set_quick_repair(options.quick_repair);
-    let known = {
-        let mut meta = write.open_table(META)?;
-        let format = meta.get(FORMAT)?.map(|n| n.value());
-        match format {
-            None => drop(meta.insert(FORMAT, FORMAT_NUMBER)?),
-            Some(format) if format > FORMAT_NUMBER => {
-                return Err(Fault::Damaged("it was written by a newer version of the program"));
-            }
-            Some(_) => {}
-        }
-        format.is_some()
-    };
-    if known {
-        return Ok(write.abort()?);
-    }
-    write.open_table(CURRENT)?;
-    write.open_table(HISTORY)?;
-    write.open_table(CHANGES)?;
-    write.open_table(LEASES)?;
-    write.open_table(LEASED)?;
-    Ok(write.commit()?)
 }

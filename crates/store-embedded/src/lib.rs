@@ -11,6 +11,7 @@ mod committer;
 mod fault;
 mod lease;
 mod loading;
+mod opening;
 mod overlay;
 mod reader;
 mod record;
@@ -45,6 +46,9 @@ const INLINE_ITEMS: usize = 256;
 /// How often a read is tried again when the storage was opened again below it.
 const READ_ATTEMPTS: usize = 3;
 
+/// What is usually kept free on the disk of the file ([`Options::reserve_bytes`]).
+pub const RESERVE_BYTES: u64 = 32 << 20;
+
 /// How an engine is set up.
 #[derive(Clone)]
 pub struct Options {
@@ -54,8 +58,8 @@ pub struct Options {
     pub limits: Limits,
     /// Memory for pages of the file, in bytes. Small is fine: the operating system caches the file as well.
     pub cache_bytes: usize,
-    /// Commits are refused with [`StoreError::Full`] while fewer bytes than these are free on the file's disk, so that
-    /// reading, releasing and repairing stay possible.
+    /// Content ([`dtr_store::Class::Content`]) and loads are refused with [`StoreError::Full`] while fewer bytes than these
+    /// are free on the file's disk. They are for what makes room again, and for repairing the file.
     pub reserve_bytes: u64,
     /// Whether each commit also saves what makes opening after a crash instant, at the price of a second fsync. Without
     /// it, opening after a crash reads the whole file once.
@@ -68,7 +72,7 @@ impl Default for Options {
             clock: Arc::new(SystemClock),
             limits: Limits { load_keys_max: 4096, ..Limits::default() },
             cache_bytes: 16 << 20,
-            reserve_bytes: 32 << 20,
+            reserve_bytes: RESERVE_BYTES,
             quick_repair: true,
         }
     }
@@ -81,6 +85,8 @@ pub struct EmbeddedStore {
     limits: Limits,
     places: Arc<Semaphore>,
     reader: reader::Reader,
+    factory: Arc<dyn BackendFactory>,
+    reserve_bytes: u64,
 }
 
 /// What watches may outlive the engine with.
@@ -95,7 +101,7 @@ impl EmbeddedStore {
     /// [`StoreError::Unavailable`] when the file cannot be opened, or another process has it open;
     /// [`StoreError::Corrupt`] when it is no store, is damaged, or was written by a newer version.
     pub fn open(path: &Path, options: Options) -> Result<Arc<Self>, StoreError> {
-        Self::start(Box::new(backend::FileFactory::new(path)), options)
+        Self::start(Arc::new(backend::FileFactory::new(path)), options)
             .map_err(|error| backend::name(path, error))
     }
 
@@ -107,7 +113,7 @@ impl EmbeddedStore {
         factory: impl BackendFactory,
         options: Options,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::start(Box::new(factory), options)
+        Self::start(Arc::new(factory), options)
     }
 
     /// A store in memory, gone when dropped: for tests.
@@ -127,9 +133,9 @@ impl EmbeddedStore {
         Self::open_with_backend(factory, options).expect("an empty store in memory opens")
     }
 
-    fn start(factory: Box<dyn BackendFactory>, options: Options) -> Result<Arc<Self>, StoreError> {
-        let limits = options.limits;
-        let committer = Committer::open(factory, options)?;
+    fn start(factory: Arc<dyn BackendFactory>, options: Options) -> Result<Arc<Self>, StoreError> {
+        let (limits, reserve_bytes) = (options.limits, options.reserve_bytes);
+        let committer = Committer::open(Arc::clone(&factory), options)?;
         let shared = committer.shared();
         let thread = std::thread::Builder::new()
             .name("store-commit".to_owned())
@@ -138,7 +144,7 @@ impl EmbeddedStore {
         let places = Arc::new(Semaphore::new(QUEUE_MAX));
         let inner = Arc::new(Inner { shared });
         let reader = reader::Reader::start()?;
-        Ok(Arc::new(Self { inner, thread: Some(thread), limits, places, reader }))
+        Ok(Arc::new(Self { inner, thread: Some(thread), limits, places, reader, factory, reserve_bytes }))
     }
 
     async fn ask<T>(
@@ -360,6 +366,7 @@ impl Store for EmbeddedStore {
             revision: Revision(view.revision),
             compacted: Revision(view.compacted),
             size_bytes: self.inner.shared.length.load(Ordering::Relaxed),
+            full: opening::refused_content(self.factory.free_bytes(), self.reserve_bytes),
         })
     }
 }

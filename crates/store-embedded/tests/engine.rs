@@ -276,10 +276,44 @@ async fn the_reserve_is_for_reading_and_deleting() {
     let store = EmbeddedStore::open_with_backend(disk, options).expect("opens");
     put(&store, "a", "1").await.expect("commits");
     free.store(reserve - 1, Ordering::SeqCst);
-    let full = put(&store, "b", "1").await;
+    assert!(store.status().await.expect("a status").full.is_some());
+    let content = || Transaction::new().content().put("b", "1");
+    let full = store.commit(content()).await;
     assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
+    let full = store.load(numbered(0, 1)).await;
+    assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
+    store.commit(content().delete("none")).await.expect_err("what deletes beside it is content too");
+    let only_deleted = Transaction::new().content().delete("none");
+    store.commit(only_deleted).await.expect("what only deletes makes room");
+    // However little another program has left: it may fit into the file.
+    free.store(0, Ordering::SeqCst);
+    put(&store, "session", "1").await.expect("what is essential uses the reserve");
+    store.lease_grant(Duration::from_secs(60)).await.expect("locks can be taken");
     let deleted = store.commit(Transaction::new().delete("a")).await.expect("may be deleted");
     store.compact(deleted.committed().expect("a revision")).await.expect("may be compacted");
     free.store(reserve, Ordering::SeqCst);
-    put(&store, "b", "1").await.expect("has room again");
+    store.commit(content()).await.expect("has room again");
+    assert_eq!(store.status().await.expect("a status").full, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_be_opened_for_writing_is_read() {
+    let disk = Disk::new();
+    let store = EmbeddedStore::open_with_backend(disk.clone(), Options::default()).expect("opens");
+    put(&store, "a", "1").await.expect("commits");
+    drop(store);
+    let kind = std::io::ErrorKind::StorageFull;
+    disk.set_fault(Some(Fault { after: 0, reads: false, kind }));
+    let store = EmbeddedStore::open_with_backend(disk.clone(), Options::default()).expect("reads");
+    let kv = store.get(b"a", At::Latest).await.expect("reads").expect("is there");
+    assert_eq!(&kv.value[..], b"1");
+    let full = put(&store, "b", "1").await;
+    assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
+    disk.set_fault(None);
+    let begin = std::time::Instant::now();
+    while put(&store, "b", "2").await.is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "writes again by itself");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.get(b"b", At::Latest).await.expect("reads").expect("is there").value, "2");
 }

@@ -27,7 +27,7 @@ pub use model::{
     Watcher,
 };
 pub use together::together;
-pub use transaction::{Condition, Outcome, Transaction, Write};
+pub use transaction::{Class, Condition, Outcome, Transaction, Write};
 
 use std::{sync::Arc, time::Duration};
 
@@ -63,8 +63,10 @@ pub trait Store: Send + Sync {
     /// writes. Transactions that are on their way at the same time may share a revision, if none of them reads or writes what
     /// another writes: nobody can tell in which order they came.
     ///
+    /// When room runs out, content ([`Class::Content`]) is refused first, so that what makes room can still be committed.
+    ///
     /// # Errors
-    /// [`StoreError::Unknown`] when the answer was lost: it may or may not be committed, reading settles it.
+    /// [`StoreError::Full`] without a change. [`StoreError::Unknown`] when the answer was lost: it may or may not be committed, reading settles it.
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
 
     /// Puts keys into a store that is being filled: nobody else writes to it, and what is loaded is not read before

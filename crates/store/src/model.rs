@@ -149,6 +149,8 @@ pub struct Status {
     pub compacted: Revision,
     /// Bytes on disk.
     pub size_bytes: u64,
+    /// Why content is refused at this moment for want of room, if it is.
+    pub full: Option<String>,
 }
 
 /// What keys below a prefix are like, for an engine for which a read is expensive ([`crate::Store::expect`]).

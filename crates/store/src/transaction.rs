@@ -62,9 +62,23 @@ impl Write {
     }
 }
 
+/// What a commit is for, which decides whether it is accepted when room runs out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// Deletions, collection, holds, locks, logins, heartbeats, settings: small, and needed to make room again. They may use
+    /// the engine's reserve.
+    #[default]
+    Essential,
+    /// What fills a registry: uploads, links, manifests, tags, new repositories, events of pulls. Refused with
+    /// [`StoreError::Full`](crate::StoreError::Full) while only the reserve is left.
+    Content,
+}
+
 /// Conditions and writes, built one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
+    /// What it is for.
+    pub class: Class,
     /// All must hold.
     pub conditions: Vec<Condition>,
     /// All are applied; a key at most once.
@@ -75,6 +89,19 @@ impl Transaction {
     /// An empty one.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says that it brings in content: it must leave the engine's reserve alone.
+    #[must_use]
+    pub fn content(mut self) -> Self {
+        self.class = Class::Content;
+        self
+    }
+
+    /// Whether it needs room that must not come from the reserve: content that is put. Whatever only deletes makes room.
+    pub fn fills(&self) -> bool {
+        self.class == Class::Content
+            && self.writes.iter().any(|write| matches!(write, Write::Put { .. }))
     }
 
     /// Demands that `key` is not there.

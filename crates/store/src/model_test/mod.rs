@@ -368,7 +368,7 @@ impl Trial {
         let names: Vec<_> = state.keys().filter(|k| k.starts_with(b"tag/")).cloned().collect();
         for names in names.chunks(100) {
             let writes = names.iter().cloned().map(Write::Delete).collect();
-            let t = Transaction { conditions: Vec::new(), writes };
+            let t = Transaction { writes, ..Transaction::new() };
             let real = store.commit(t.clone()).await;
             assert_eq!(real.ok(), self.model.commit(&t).ok(), "{at}");
         }

@@ -69,7 +69,7 @@ impl Model {
         let state = self.state(self.revision());
         let t = state.values().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.key.clone());
         let writes = t.map(Write::Delete).collect();
-        drop(self.commit(&Transaction { conditions: Vec::new(), writes }));
+        drop(self.commit(&Transaction { writes, ..Transaction::new() }));
     }
 
     /// Forgets what is before `to`.
