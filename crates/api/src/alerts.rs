@@ -26,6 +26,10 @@ const BACKUP_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A replica that has not reported for longer than this is unhealthy.
 pub(crate) const REPORT_LATE: Duration = Duration::from_secs(90);
 
+/// What helps where content is in the way, also while pushes are refused.
+const MAKE_ROOM: &str = "Delete images (\"dtr tag delete --with-image\") or repositories that nobody needs and run \
+     \"dtr gc --run\" when the grace period (gcGraceSeconds) is over, or make the disk larger";
+
 fn alert(id: &str, class: &str, message: String, page: &str) -> Alert {
     Alert { id: id.to_owned(), class: class.to_owned(), message, url: format!("docs/{page}") }
 }
@@ -35,6 +39,12 @@ impl Alert {
     pub(crate) fn identity(problem: &str) -> Self {
         let page = "restore.md#when-the-ucp-does-not-know-the-registry";
         alert("identity", "critical", problem.to_owned(), page)
+    }
+
+    /// There is no room for content on the disk of the store.
+    pub(crate) fn store_disk(full: &str) -> Self {
+        let message = format!("nothing can be pushed, the disk of the store is full: {full}. {MAKE_ROOM}");
+        alert("store", "critical", message, "install.md#when-the-disk-is-full")
     }
 
     /// Something is wrong with the store, although it answers.
@@ -90,11 +100,14 @@ pub async fn alerts(
         let problem = health.detail.as_ref().unwrap_or(problem);
         let message = format!("nothing can be pushed: {problem}");
         found.push(alert("storage", "critical", message, "install.md#storage"));
+    } else if let Some(full) = &health.full {
+        let message = format!("nothing can be pushed, the blob storage is full: {full}. {MAKE_ROOM}");
+        found.push(alert("storage", "critical", message, "install.md#when-the-disk-is-full"));
     } else if let (Some(free), Some(total)) = (health.free, health.total)
         && free < total / 20
     {
         let message = format!(
-            "the blob storage is almost full: {} MiB are free; run \"dtr gc --run\" or make room",
+            "the blob storage is almost full: {} MiB are free. {MAKE_ROOM}",
             free / (1024 * 1024)
         );
         found.push(alert("storage", "warning", message, "install.md#storage"));

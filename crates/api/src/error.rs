@@ -97,7 +97,8 @@ impl From<CatalogError> for ApiError {
             CatalogError::Store(StoreError::Full { .. }) => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "STORAGE_FULL",
-                "the registry's store (its disk, or the quota of etcd) is full; nothing was changed. \"dtr status\" says what to do",
+                "the registry's store (its disk, or the quota of etcd) has no room for this; nothing was changed. Deleting and \
+                 collecting go on; \"dtr status\" says what to do",
             ),
             CatalogError::Store(store) if store.may_retry() => {
                 tracing::error!(error = %store, "the store cannot be used");

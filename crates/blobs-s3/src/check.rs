@@ -84,13 +84,12 @@ pub(crate) async fn health(bucket: &Bucket) -> Health {
     });
     let seconds = PATIENCE.as_secs();
     match written.await {
-        Ok(Ok(())) => Health { problem: None, detail: None, free: None, total: None },
+        Ok(Ok(())) => Health::default(),
         Ok(Err(error)) => Health::failed(&error),
         Err(_) => Health {
             problem: Some(format!("the service does not answer within {seconds} s")),
             detail: Some(format!("{} does not answer within {seconds} s", bucket.place())),
-            free: None,
-            total: None,
+            ..Health::default()
         },
     }
 }

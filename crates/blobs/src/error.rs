@@ -91,7 +91,8 @@ pub enum BlobError {
     Altered(Digest),
     /// No room: the disk, the quota or the bucket is full. Works again when there is room.
     #[error(
-        "no room in the blob storage to {action}; free some space (collect garbage, or make the volume larger)"
+        "no room in the blob storage to {action}; delete images that nobody needs and run \"dtr gc --run\", or make the \
+         volume larger"
     )]
     Full {
         /// What was attempted, on which path.
@@ -136,14 +137,18 @@ pub enum BlobError {
     },
 }
 
+/// Whether the system says that there is no room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 impl BlobError {
     /// From what the system said about `action` ("write uploads/..."), by meaning.
     pub(crate) fn io(action: impl Into<String>, source: io::Error) -> Self {
         let action = action.into();
         match source.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => Self::Full { action },
+            _ if is_full(&source) => Self::Full { action },
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
                 Self::ReadOnly { action, source }
             }

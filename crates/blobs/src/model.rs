@@ -93,12 +93,15 @@ impl std::fmt::Debug for Aside {
 }
 
 /// What a storage says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// `None` when a small write just succeeded, else why it did not: a few words that name no place, for everybody.
+    /// Why the storage cannot be used, found by a small write; `None` when it can: a few words that name no place, for everybody.
     pub problem: Option<String>,
     /// All of it, with place and cause, for administrators and the log.
     pub detail: Option<String>,
+    /// Why content is refused for want of room, although the storage is well: it is read, and content is removed from it. In words
+    /// that name no place.
+    pub full: Option<String>,
     /// Bytes free for use; `None` when the storage has no limit that it knows.
     pub free: Option<u64>,
     /// Bytes altogether; `None` when the storage has no limit that it knows.
@@ -108,13 +111,18 @@ pub struct Health {
 impl Health {
     /// Of a storage that did not do what was asked, and of which nothing else is known.
     pub fn failed(error: &BlobError) -> Self {
-        let (problem, detail) = (Some(error.short()), Some(error.to_string()));
-        Self { problem, detail, free: None, total: None }
+        match error {
+            BlobError::Full { .. } => Self { full: Some(error.short()), ..Self::default() },
+            _ => {
+                let (problem, detail) = (Some(error.short()), Some(error.to_string()));
+                Self { problem, detail, ..Self::default() }
+            }
+        }
     }
 
     /// Whether new content can be stored.
     pub fn is_writable(&self) -> bool {
-        self.problem.is_none()
+        self.problem.is_none() && self.full.is_none()
     }
 }
 

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
 use dtr_blobs::{
-    Appended, BlobError, BlobStorage, FileStorage, body,
+    Appended, BlobError, BlobStorage, FileStorage, Options, body,
     simulated::{Loss, SimulatedDisk},
 };
-use dtr_types::{Algorithm, Digest, Hasher, Random as _, SeededRandom, UploadId};
+use dtr_types::{Algorithm, Digest, Hasher, Random as _, SeededRandom, SystemClock, UploadId};
 
 /// What the caller's own records say: they are durable by themselves.
 #[derive(Default, Clone)]
@@ -251,6 +251,46 @@ async fn a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room() {
     storage.publish(&staged, &Digest::of(&new)).await.expect("published");
     let reader = storage.read(&Digest::of(&new), None).await.expect("readable");
     assert_eq!(reader.bytes().await.expect("readable"), new);
+}
+
+/// Content leaves a part of the disk free; what is there is read and removed, and that makes room.
+#[tokio::test]
+async fn content_leaves_the_reserve_alone() {
+    let disk = SimulatedDisk::new();
+    let random = Arc::new(SeededRandom::new(1));
+    let options = Options::new(Arc::new(SystemClock), random);
+    let options = Options { reserve_bytes: 2_000_000, ..options };
+    let storage = disk.storage_with(options.clone()).await.expect("opened");
+    disk.set_capacity(Some(4_000_000));
+    assert!(storage.health().await.is_writable());
+    let mut stored = Vec::new();
+    let refused = loop {
+        let next = content(stored.len() as u64, 300_000);
+        let digest = Digest::of(&next);
+        match storage.put(&digest, None, body(next.clone())).await {
+            Ok(_) => stored.push((digest, next)),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, BlobError::Full { .. }), "{refused}");
+    assert!(refused.to_string().contains("dtr gc --run"), "{refused}");
+    assert_eq!(stored.len(), 6, "all that fits beside the reserve");
+    let health = storage.health().await;
+    assert!(health.free >= Some(2_000_000) && health.problem.is_none(), "{health:?}");
+    assert!(health.full.is_some(), "what was refused is told, though not every byte is taken: {health:?}");
+    disk.set_capacity(Some(8_000_000));
+    assert!(storage.health().await.is_writable(), "there is clearly more room");
+    // Another program takes all that is left: nothing can be written at all, and it is opened and read nevertheless.
+    disk.set_capacity(Some(0));
+    for storage in [storage, disk.storage_with(options).await.expect("opened when full")] {
+        let health = storage.health().await;
+        assert!(health.full.is_some() && health.problem.is_none(), "{health:?}");
+        let (digest, content) = stored.pop().expect("one");
+        let read = storage.read(&digest, None).await.expect("readable").bytes().await;
+        assert_eq!(read.expect("readable"), content);
+        let aside = storage.set_aside(&digest).await.expect("set aside");
+        assert!(storage.remove_aside(aside).await.expect("removed"));
+    }
 }
 
 #[tokio::test]

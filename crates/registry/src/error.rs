@@ -165,7 +165,8 @@ impl OciError {
             StatusCode::INSUFFICIENT_STORAGE,
             "UNAVAILABLE",
             format!(
-                "the registry's {what} is full; nothing was lost. Push again when there is room"
+                "the registry's {what} is full: pushes are refused, nothing was lost. Push again when an administrator has made \
+                 room; pulling and deleting go on"
             ),
         )
         .header(header::RETRY_AFTER, "60")

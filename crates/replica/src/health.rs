@@ -26,8 +26,8 @@ const REMEMBERED: Duration = Duration::from_secs(2);
 /// How long a check may take.
 const CHECK_MAX: Duration = Duration::from_secs(5);
 
-/// When it was checked, and what was wrong then.
-type Checked = (Instant, Option<String>);
+/// When it was checked, what was wrong then, and why content was refused.
+type Checked = (Instant, Option<String>, Option<String>);
 
 /// Checks what a replica needs: its store and its blob storage. That a UCP is away, or does not know the registry any more,
 /// is no reason to send clients elsewhere: pulls with tokens that are out go on without it, and the other replicas are no
@@ -76,30 +76,38 @@ impl Health {
     /// `None` when all is well, else what is wrong.
     pub async fn problem(&self) -> Option<String> {
         let mut last = self.last.lock().await;
-        if let Some((at, problem)) = &*last
+        if let Some((at, problem, _)) = &*last
             && at.elapsed() < REMEMBERED
         {
             return problem.clone();
         }
-        let problem = match tokio::time::timeout(CHECK_MAX, self.check()).await {
-            Ok(problem) => problem,
-            Err(_) => Some("the storage does not answer".to_owned()),
+        let (problem, full) = match tokio::time::timeout(CHECK_MAX, self.check()).await {
+            Ok(checked) => checked,
+            Err(_) => (Some("the storage does not answer".to_owned()), None),
         };
-        *last = Some((Instant::now(), problem.clone()));
+        *last = Some((Instant::now(), problem.clone(), full));
         problem
     }
 
-    async fn check(&self) -> Option<String> {
+    /// Why content is refused although this replica is well.
+    async fn full(&self) -> Option<String> {
+        let etcd = self.cluster.as_ref().and_then(Cluster::trouble);
+        let known = self.last.lock().await.as_ref().and_then(|(_, _, full)| full.clone());
+        etcd.or(known)
+    }
+
+    async fn check(&self) -> (Option<String>, Option<String>) {
         if let Err(error) = self.catalog.store().revision().await {
-            return Some(match &self.cluster {
+            let problem = match &self.cluster {
                 Some(_) => format!("store: {}", Cluster::unavailable(&error)),
                 None => format!("store: {error}"),
-            });
+            };
+            return (Some(problem), None);
         }
         if let Some(problem) = self.cluster.as_ref().and_then(Cluster::outside) {
-            return Some(problem);
+            return (Some(problem), None);
         }
-        let dtr_blobs::Health { problem, detail, .. } = self.blobs.health().await;
+        let dtr_blobs::Health { problem, detail, full, .. } = self.blobs.health().await;
         let problem = problem.map(|problem| format!("blob storage: {problem}"));
         // At length in the log alone, and once: `/_ping` is open to everybody.
         let is_new = *self.told.lock() != problem;
@@ -110,7 +118,14 @@ impl Health {
             }
             self.told.lock().clone_from(&problem);
         }
-        problem
+        let store = match self.cluster {
+            // Of etcd it is told by the cluster, and costs a question.
+            Some(_) => None,
+            None => self.catalog.store().status().await.ok().and_then(|status| status.full),
+        };
+        let store = store.map(|full| format!("store: pushes are refused: {full}"));
+        let full = full.map(|full| format!("blob storage: pushes are refused: {full}"));
+        (problem, store.or(full))
     }
 
     /// `GET /_ping`, as the original answers it; and 404 from a replica that leaves. Load balancers must tell that from one
@@ -127,9 +142,10 @@ impl Health {
         };
         let healthy = problem.is_none();
         // What is refused to those who write is no reason to send those who read away.
-        let trouble = problem
-            .or_else(|| self.cluster.as_ref().and_then(Cluster::trouble))
-            .or_else(|| self.identity.trouble());
+        let trouble = match problem {
+            Some(problem) => Some(problem),
+            None => self.full().await.or_else(|| self.identity.trouble()),
+        };
         let body = json!({ "Error": trouble.unwrap_or_default(), "Healthy": healthy });
         let no_store = [(header::CACHE_CONTROL, "no-store")];
         (status, no_store, Json(body)).into_response()

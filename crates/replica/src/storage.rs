@@ -48,8 +48,11 @@ pub(crate) async fn look_at_storage(
     Ok(Arc::new(FileStorage::unprepared(folder, options())))
 }
 
+/// Content stops before the store does, which mostly lies on the same disk: a push of which the content is there can be
+/// finished then.
 fn options() -> dtr_blobs::Options {
-    dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom))
+    let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
+    dtr_blobs::Options { reserve_bytes: 2 * dtr_store_embedded::RESERVE_BYTES, ..options }
 }
 
 /// Opens a storage in a folder, which is made if need be.

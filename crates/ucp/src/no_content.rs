@@ -54,7 +54,7 @@ impl BlobStorage for NoContent {
     }
 
     async fn health(&self) -> Health {
-        Health { problem: None, detail: None, free: None, total: None }
+        Health::default()
     }
 
     async fn upload_create(&self, id: &UploadId) -> Result<(), BlobError> {

@@ -7,6 +7,7 @@ mod list;
 mod mark;
 mod publish;
 mod read;
+mod room;
 mod session;
 mod upload;
 
@@ -26,6 +27,7 @@ use crate::{
     AppendError, Appended, Aside, BlobEntry, BlobError, BlobInfo, BlobReader, BlobStorage,
     ByteStream, Health, Staged, UploadEntry,
     disk::{Disk, Open, RealDisk},
+    error::is_full,
 };
 
 /// What a file storage is given besides its place.
@@ -35,12 +37,14 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Names the temporary files of [`BlobStorage::put`].
     pub random: Arc<dyn Random>,
+    /// Bytes of the disk that content leaves free. 0 is none.
+    pub reserve_bytes: u64,
 }
 
 impl Options {
     /// With this clock and randomness.
     pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { clock, random }
+        Self { clock, random, reserve_bytes: 0 }
     }
 }
 
@@ -56,6 +60,7 @@ struct Inner {
     disk: Arc<dyn Disk>,
     options: Options,
     pool: read::Pool,
+    room: room::Room,
     /// Uploads that this process is writing to.
     busy: session::Busy,
     /// Shards whose own directory entry is known to be durable: a bit each, sha256 before sha512.
@@ -97,6 +102,7 @@ impl FileStorage {
     fn over(disk: Arc<dyn Disk>, options: Options) -> Self {
         Self(Arc::new(Inner {
             disk,
+            room: room::Room::new(options.reserve_bytes),
             options,
             pool: read::Pool::default(),
             busy: session::Busy::default(),
@@ -141,7 +147,15 @@ impl Inner {
             self.create_dirs(Path::new(dir))
                 .map_err(|e| unsuitable(format!("cannot make the directory {dir} in it: {e}")))?;
         }
-        self.probe().map_err(|e| unsuitable(format!("a file cannot be written and synced: {e}")))
+        match self.probe() {
+            // What is in it can be read, and removed.
+            Err(error) if is_full(&error) => {
+                tracing::error!(root = self.disk.name(), %error, "the blob storage is full");
+                Ok(())
+            }
+            Err(e) => Err(unsuitable(format!("a file cannot be written and synced: {e}"))),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Makes a directory and those above it, and makes their names durable.
@@ -181,13 +195,15 @@ impl Inner {
     fn health(&self) -> Health {
         let failed = |e| BlobError::io(format!("write a file in {}", self.disk.name()), e);
         let written = self.probe().map_err(failed);
-        let space = self.disk.space().map_err(failed);
-        let mut health = match (&written, &space) {
-            (Err(error), _) | (Ok(()), Err(error)) => Health::failed(error),
-            (Ok(()), Ok(_)) => Health { problem: None, detail: None, free: None, total: None },
+        let space = match self.disk.space().map_err(failed) {
+            Ok(space) => space,
+            Err(error) => return Health::failed(&error),
         };
-        if let Ok(space) = space {
-            (health.free, health.total) = (Some(space.free), Some(space.total));
+        let mut health = match written {
+            Ok(()) => Health { full: self.room.refusal(space), ..Health::default() },
+            Err(error) => Health::failed(&error),
+        };
+        (health.free, health.total) = (Some(space.free), Some(space.total));
         }
         health
     }

@@ -145,6 +145,7 @@ impl Inner {
             if size < at {
                 continue;
             }
+            self.room.take(&*self.disk, at, path)?;
             let (file, own) = self.create_own(id, names)?;
             let copied = copy(&*from, &*file, at, hash.algorithm());
             if matches!(&copied, Ok(copied) if copied == hash) {

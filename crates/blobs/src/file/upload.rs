@@ -109,7 +109,9 @@ impl Writer {
     }
 
     /// Writes a batch and hashes what was written of it.
-    fn write(&mut self, frames: &[Bytes]) -> Result<(), BlobError> {
+    fn write(&mut self, inner: &Inner, frames: &[Bytes]) -> Result<(), BlobError> {
+        let bytes = frames.iter().map(|frame| frame.len() as u64).sum();
+        inner.room.take(&*inner.disk, bytes, &self.path)?;
         let mut parts: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
         let mut rest = parts.as_mut_slice();
         let mut written = 0;
@@ -203,7 +205,7 @@ impl State {
             Ok(writer) => writer,
             Err(e) => return (None, Err(e)),
         };
-        let result = writer.write(frames);
+        let result = writer.write(inner, frames);
         if last || result.is_err() {
             // When this fails nothing can be said about the new bytes, so the writer is not given back.
             if let Err(e) = writer.settle(inner) {
