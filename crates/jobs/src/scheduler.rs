@@ -65,14 +65,16 @@ impl Scheduler {
         Self { upkeep, ..self }
     }
 
-    /// Collects now, with the grace period of the settings: for `dtr gc`.
+    /// Collects now, with the grace period of the settings: for `dtr gc`. A dry run changes nothing, so it takes no lock, and
+    /// answers also where nothing can be written.
     ///
     /// # Errors
     /// [`JobError::Busy`] when another replica does.
     pub async fn collect_now(&self, dry_run: bool) -> Result<CollectReport, JobError> {
         let settings = self.catalog.settings().await?;
         let grace = Duration::from_secs(settings.gc_grace_seconds).max(GRACE_MIN);
-        self.alone(collect(&self.catalog, &*self.blobs, CollectOptions { grace, dry_run })).await
+        let work = collect(&self.catalog, &*self.blobs, CollectOptions { grace, dry_run });
+        if dry_run { work.await } else { self.alone(work).await }
     }
 
     /// Looks for content that came back, now.
@@ -203,7 +205,7 @@ impl Scheduler {
         }
         let settings = self.catalog.settings().await?;
         let report = tidy(&self.catalog, &*self.blobs, &settings, keep_from).await?;
-        if report.uploads + report.repositories + report.manifests + report.events > 0 {
+        if report.uploads + report.repositories + report.manifests + report.events + report.tags > 0 {
             tracing::info!(?report, "tidied");
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{Read as _, Seek as _, Write as _},
+    io::{ErrorKind, Read as _, Seek as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -13,6 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{ServiceError, file_error};
 
+/// Bytes of the file.
+const WIDTH: usize = 16;
 /// How often a condition of another process is looked at.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -57,20 +59,28 @@ impl PidFile {
             }
             Err(TryLockError::Error(source)) => return Err(file_error("locked", path)(source)),
         }
-        let write = |file: &mut File| {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())
-        };
-        write(&mut file).map_err(file_error("written", path))?;
+        match write(&mut file, &std::process::id().to_string()) {
+            // The lock is what counts: a replica on a full disk is to serve what it has.
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                tracing::warn!(%error, path = %path.display(), "the pid file does not say who serves");
+            }
+            written => written.map_err(file_error("written", path))?,
+        }
         Ok(Self { file, path: path.to_owned() })
     }
+}
+
+/// Writes over what is there and never makes the file shorter, so that it keeps the room that it has on a disk that becomes
+/// full. What is behind the text are newlines.
+fn write(file: &mut File, text: &str) -> std::io::Result<()> {
+    file.rewind()?;
+    file.write_all(format!("{text:\n<WIDTH$}").as_bytes())
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
         // Emptied, not removed: removing a locked file would let two processes hold two files of the same name.
-        if let Err(error) = self.file.set_len(0) {
+        if let Err(error) = write(&mut self.file, "") {
             tracing::debug!(%error, path = %self.path.display(), "the pid file was not emptied");
         }
     }

@@ -151,7 +151,11 @@ pub async fn backup<W: Write + Send + 'static>(
         Ok(begun) => begun,
         Err(error) if is_without_majority(&error) => {
             tracing::warn!(%error, "a backup is taken of what this replica knows: no majority can be asked");
-            return as_known(backup_of_known(catalog, blobs, options, out)).await;
+            return as_known(backup_without_hold(catalog, blobs, options, false, out)).await;
+        }
+        Err(RecoveryError::Catalog(CatalogError::Store(error @ StoreError::Full { .. }))) => {
+            tracing::warn!(%error, "a backup is taken without a hold: the store has no room for one");
+            return backup_without_hold(catalog, blobs, options, true, out).await;
         }
         Err(error) => return Err(error),
     };
@@ -201,7 +205,13 @@ pub async fn backup<W: Write + Send + 'static>(
             missing_blobs: report.missing_blobs.len() as u64,
             confirmed_at: None,
         };
-        catalog.record_backup(&sent, BACKUPS_KEPT).await?;
+        match catalog.record_backup(&sent, BACKUPS_KEPT).await {
+            // The archive is whole, and sent.
+            Err(CatalogError::Store(error)) if error.may_retry() => {
+                tracing::warn!(%error, "that a backup was taken could not be recorded");
+            }
+            recorded => drop(recorded?),
+        }
     }
     Ok((out, report))
 }
@@ -219,12 +229,15 @@ fn is_without_majority(error: &RecoveryError) -> bool {
     matches!(error, StoreError::Unavailable { .. } | StoreError::Unknown { .. })
 }
 
-/// The same of the latest state that this replica has. Nothing can be held without a majority; nor can history be forgotten
-/// or content collected here, as both are commits. Should that happen elsewhere, reading fails, and so does the backup.
-async fn backup_of_known<W: Write + Send + 'static>(
+/// Reads the latest state where nothing can be committed, and so nothing can be held: without a majority, or without room.
+/// History is hardly forgotten and content hardly collected then, as both are commits. Should that happen nevertheless,
+/// reading fails, and so does the backup; content that is gone is reported as missing. `confirmed` says that it is the latest
+/// state of all replicas.
+async fn backup_without_hold<W: Write + Send + 'static>(
     catalog: &Catalog,
     blobs: &Arc<dyn BlobStorage>,
     options: BackupOptions,
+    confirmed: bool,
     out: W,
 ) -> Result<(W, BackupReport), RecoveryError> {
     let at = catalog.store().revision().await.map_err(CatalogError::from)?;
@@ -237,7 +250,7 @@ async fn backup_of_known<W: Write + Send + 'static>(
     let mut header = header(&options, &cluster, &signing, engine).at(at, begun);
     header.storage = blobs.place();
     let (catalog, blobs) = (catalog.clone(), blobs.clone());
-    let job = Job { catalog, blobs, options, cluster, begun, confirmed: false };
+    let job = Job { catalog, blobs, options, cluster, begun, confirmed };
     job.run(header, signing, out).await
 }
 
