@@ -106,8 +106,15 @@ pub(crate) async fn change_settings(
     state
         .catalog
         .update(&dtr_catalog::keys::settings(), Some(&event), |known| {
-            let new = merged(&known.cloned().unwrap_or_default(), &change)?;
+            let old = known.cloned().unwrap_or_default();
+            let new = merged(&old, &change)?;
             check(&new)?;
+            if new.disable_persistent_cookies && !old.disable_persistent_cookies {
+                return Err(ApiError::invalid(
+                    "INVALID_SETTINGS",
+                    "disablePersistentCookies cannot be true: this version sets no cookies",
+                ));
+            }
             Ok::<_, ApiError>(Some(new))
         })
         .await?;
@@ -220,7 +227,7 @@ pub(crate) async fn cluster_status(
             "revision": status.revision,
             "compacted": status.compacted,
             "size_bytes": status.size_bytes,
-            "trouble": state.cluster.as_ref().and_then(Cluster::trouble),
+            "trouble": state.cluster.as_ref().and_then(Cluster::trouble).or(status.full),
             "holds": held.iter().map(|hold| json!({
                 "purpose": hold.record.purpose,
                 "revision": hold.revision,
@@ -229,7 +236,7 @@ pub(crate) async fn cluster_status(
             })).collect::<Vec<_>>(),
         },
         "blob_storage": {
-            "health": storage.problem.as_deref().unwrap_or("OK"),
+            "health": storage.problem.as_deref().or(storage.full.as_deref()).unwrap_or("OK"),
             "free_bytes": storage.free,
             "total_bytes": storage.total,
             "damaged_blobs": state.catalog.damaged_blobs(1).await?.1,
@@ -277,7 +284,7 @@ async fn without_store(state: &ApiState, members: &[MemberView], problem: &str) 
         "identity": "not known without the store",
         "store": { "problem": problem },
         "blob_storage": {
-            "health": storage.problem.as_deref().unwrap_or("OK"),
+            "health": storage.problem.as_deref().or(storage.full.as_deref()).unwrap_or("OK"),
             "free_bytes": storage.free,
             "total_bytes": storage.total,
         },
@@ -324,7 +331,14 @@ pub(crate) async fn alerts(
 ) -> Result<Json<Vec<Alert>>, ApiError> {
     let _permit = auth::system(&state, &asking, Operation::ViewAlerts).await?;
     let mut found = find_alerts(&state.catalog, &*state.blobs).await?;
-    found.extend(state.cluster.as_ref().and_then(Cluster::trouble).map(Alert::store));
+    match &state.cluster {
+        Some(cluster) => found.extend(cluster.trouble().map(Alert::store)),
+        None => {
+            let store = state.catalog.store().status().await;
+            let store = store.map_err(dtr_catalog::CatalogError::from)?;
+            found.extend(store.full.as_deref().map(Alert::store_disk));
+        }
+    }
     if let Err(error) = state.identity.health().await {
         found.push(Alert::identity(&error.to_string()));
     }

@@ -163,6 +163,9 @@ impl Engine {
         };
         let store = EtcdStore::new(&options)?;
         let quota = config.member.as_ref().map(quota);
+        if let Some(quota) = quota {
+            store.set_quota(quota);
+        }
         Ok(Self { store, member, folder: folder.clone(), quota, apart: false })
     }
 

@@ -86,6 +86,7 @@ pub struct Cluster {
     /// How large the file of a member may become, in bytes; not known of an etcd that was given.
     quota: Option<u64>,
     trouble: Arc<Mutex<Option<String>>>,
+    saved_quota: Arc<Mutex<Option<u64>>>,
     /// Whether this replica is not among the members.
     outside: Arc<AtomicBool>,
 }
@@ -121,7 +122,8 @@ impl Cluster {
     pub fn new(catalog: Catalog, blobs: SharedBlobs, engine: &Engine, here: ReplicaId) -> Self {
         let (store, own_members) = (Arc::clone(engine.store()), engine.has_member());
         let (quota, trouble, outside) = (engine.quota(), Arc::default(), Arc::default());
-        Self { catalog, blobs, store, here, own_members, quota, trouble, outside }
+        let saved_quota = Arc::default();
+        Self { catalog, blobs, store, here, own_members, quota, trouble, saved_quota, outside }
     }
 
     /// Why this replica does not count for any majority although it answers; `None` when it does.

@@ -41,6 +41,7 @@ impl File {
     fn is_worth_it(self, full: bool) -> bool {
         let unused = self.size.saturating_sub(self.in_use);
         let nearly = Self::percent_of_quota(self.size, self.quota) >= 80;
+        // Also while content is refused.
         if full {
             unused > self.size / 20
         } else {
@@ -59,23 +60,41 @@ fn says_full(status: &MemberStatus) -> bool {
 }
 
 /// What an operator is told of a member, if there is anything to tell.
-fn trouble(status: &MemberStatus, quota: Option<u64>) -> Option<String> {
+fn trouble(
+    status: &MemberStatus,
+    quota: Option<u64>,
+    refused: Option<String>,
+    larger: Option<u64>,
+) -> Option<String> {
     let mib = |bytes: u64| bytes >> 20;
-    match quota {
-        Some(quota) if says_full(status) => Some(format!(
+    let way_out = match larger {
+        Some(larger) => format!(
+            "a larger quota of {} MiB is saved and waits for the restart of this replica: on its machine, dtr reconfigure \
+             --data-dir DIR --restart",
+            mib(larger)
+        ),
+        None => "give each replica a larger quota, one after the other and each on its own machine: dtr reconfigure --data-dir DIR \
+                 --etcd-quota-mib N --restart"
+            .to_owned(),
+    };
+    match (quota, refused) {
+        (Some(quota), _) if says_full(status) => Some(format!(
             "the quota of etcd is full ({} of {} MiB, alarm NOSPACE): writes are refused, reads go on. Replicas make room by \
-             themselves where history is in the way; when this stays for more than a minute, give each replica a larger \
-             quota: dtr reconfigure --etcd-quota-mib",
+             themselves where history is in the way; when this stays for more than a minute, {way_out}",
             mib(status.size_bytes),
             mib(quota)
         )),
-        Some(quota) if File::of(status, quota).is_crowded() => Some(format!(
-            "etcd is almost full: {} of {} MiB are in use; delete what is not needed, or give each replica a larger quota: \
-             dtr reconfigure --etcd-quota-mib",
+        (Some(_), Some(refused)) => Some(format!(
+            "pushes are refused: {refused}. Delete images (\"dtr tag delete --with-image\") or repositories that nobody needs, or \
+             {way_out}"
+        )),
+        (Some(quota), None) if File::of(status, quota).is_crowded() => Some(format!(
+            "etcd is almost full: {} of {} MiB are in use; delete images (\"dtr tag delete --with-image\") or repositories that \
+             nobody needs, or {way_out}",
             mib(status.size_in_use_bytes),
             mib(quota)
         )),
-        None if says_full(status) => Some(
+        (None, _) if says_full(status) => Some(
             "the quota of etcd is full (alarm NOSPACE): writes are refused, reads go on. Defragment its members one after \
              the other and take the alarm back (etcdctl defrag, etcdctl alarm disarm), or start them with a larger \
              --quota-backend-bytes"
@@ -86,6 +105,16 @@ fn trouble(status: &MemberStatus, quota: Option<u64>) -> Option<String> {
 }
 
 impl Cluster {
+    /// Says which quota is saved for the next start of this replica, so that what is told of a full one is what is still to be done.
+    pub fn quota_saved(&self, bytes: Option<u64>) {
+        *self.saved_quota.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+    }
+
+    fn larger_quota(&self) -> Option<u64> {
+        let saved = *self.saved_quota.lock().unwrap_or_else(PoisonError::into_inner);
+        saved.filter(|saved| self.quota.is_some_and(|quota| *saved > quota))
+    }
+
     /// What is wrong with etcd although it answers, in words; as of the last look.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -98,7 +127,12 @@ impl Cluster {
         let Some(url) = maintenance.endpoints().into_iter().next() else { return };
         // That it does not answer is told elsewhere.
         let Ok(status) = maintenance.status(&url).await else { return };
-        let now = trouble(&status, self.quota);
+        // The first that is full stops all; of those that do not answer nothing is known.
+        let members = self.members().await.unwrap_or_default();
+        let sizes = members.iter().filter_map(|view| view.status.as_ref());
+        let size = sizes.map(|status| status.size_bytes).max().unwrap_or(status.size_bytes);
+        self.store.note_size(size);
+        let now = trouble(&status, self.quota, self.store.full(), self.larger_quota());
         let mut told = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*told, &now) {
             (None, Some(trouble)) => tracing::error!("{trouble}"),
@@ -124,6 +158,8 @@ impl Cluster {
         let Some(quota) = self.quota else { return Ok(()) };
         let mut views = self.members().await?;
         let full = views.iter().filter_map(|view| view.status.as_ref()).any(says_full);
+        // Nobody can push: that is worth the same effort.
+        let refusing = self.store.full().is_some();
         if !full && views.iter().any(|view| view.status.is_none() || view.facts.learner) {
             // One less would be too few.
             return Ok(());
@@ -132,7 +168,7 @@ impl Cluster {
             views.iter().filter_map(|v| v.status.as_ref()).map(|s| File::of(s, quota)).collect()
         };
         let mut forgot = false;
-        if full || files(&views).iter().any(|file| file.is_crowded()) {
+        if full || refusing || files(&views).iter().any(|file| file.is_crowded()) {
             forgot = self.forget_history(&views).await?;
             views = self.members().await?;
         }
@@ -154,7 +190,7 @@ impl Cluster {
             let Some(view) = views.iter().find(|view| view.facts.id == member) else { continue };
             let Some(status) = &view.status else { continue };
             // A full etcd commits nothing, and so does not count what was just given up.
-            if (full && forgot) || File::of(status, quota).is_worth_it(full) {
+            if (full && forgot) || File::of(status, quota).is_worth_it(full || refusing) {
                 self.write_anew(view, &views).await?;
             }
         }

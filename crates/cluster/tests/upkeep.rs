@@ -5,7 +5,7 @@ use std::{net::TcpListener, path::Path, sync::Arc, time::Duration};
 use dtr_catalog::Catalog;
 use dtr_cluster::{Cluster, Engine, EtcdConfig, Folder, Identity, MemberConfig};
 use dtr_store::{At, SharedStore, StoreError, Transaction, hold};
-use dtr_types::{Clock as _, ReplicaId, SystemClock, SystemRandom};
+use dtr_types::{Clock as _, Random as _, ReplicaId, SeededRandom, SystemClock, SystemRandom};
 
 const QUOTA: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -79,5 +79,67 @@ async fn a_full_quota_is_told_and_mended() {
     let members = cluster.members().await.expect("a list");
     let size = members[0].status.as_ref().expect("answers").size_bytes;
     assert!(size < QUOTA / 4, "the file was written anew: {size}");
+    engine.stop().await;
+}
+
+async fn push(store: &SharedStore, n: u32) -> Result<(), StoreError> {
+    let mut value = vec![0; 200_000];
+    SeededRandom::new(n.into()).fill(&mut value);
+    let put = Transaction::new().content().put(format!("m{n:04}"), value);
+    store.commit(put).await.map(drop)
+}
+
+/// Content stops before etcd does; all else goes on, and makes the room for more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_leaves_room_for_what_is_essential() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let id: ReplicaId = "0123456789ab".parse().expect("an id");
+    let engine = engine(dir.path(), &id).await;
+    let store: SharedStore = Arc::clone(engine.store()) as _;
+    let catalog = Catalog::new(Arc::clone(&store), Arc::new(SystemClock), Arc::new(SystemRandom));
+    let options = dtr_blobs::Options::new(Arc::new(SystemClock), Arc::new(SystemRandom));
+    let blobs = dtr_blobs::FileStorage::open(&dir.path().join("blobs"), options).await;
+    let cluster = Cluster::new(catalog, Arc::new(blobs.expect("a storage")), &engine, id);
+
+    // Many at once, as of several clients.
+    let mut pushed = 0;
+    let refused = loop {
+        assert!(pushed < 400, "nothing was refused");
+        let eight = (pushed..pushed + 8).map(|n| push(&store, n));
+        let answers = futures_util::future::join_all(eight).await;
+        pushed += 8;
+        if let Some(refused) = answers.into_iter().find_map(Result::err) {
+            break refused;
+        }
+    };
+    assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
+    for n in 0..20 {
+        let again = push(&store, 1_000 + n).await;
+        assert!(matches!(again, Err(StoreError::Full { .. })), "it does not come and go: {again:?}");
+    }
+    assert!(store.status().await.expect("a status").full.is_some());
+    cluster.look().await;
+    let told = cluster.trouble().expect("something is to be done");
+    assert!(told.contains("pushes are refused") && told.contains("--restart"), "{told}");
+    assert!(!told.contains("NOSPACE"), "{told}");
+    cluster.quota_saved(Some(4 * QUOTA));
+    cluster.look().await;
+    let told = cluster.trouble().expect("something is to be done");
+    assert!(told.contains("64 MiB is saved and waits for the restart"), "{told}");
+
+    // What an operator and the replicas do meanwhile.
+    let lifetime = Duration::from_secs(600);
+    let held = hold::take(&*store, &SystemClock, &SystemRandom, "backup", lifetime).await;
+    hold::release(&*store, &held.expect("a hold").id).await.expect("released");
+    for n in 0..200 {
+        store.commit(Transaction::new().put("beat", format!("{n}"))).await.expect("a heartbeat");
+    }
+    for n in 0..pushed {
+        let delete = Transaction::new().delete(format!("m{n:04}")).put(format!("event{n}"), "x");
+        store.commit(delete).await.expect("a deletion with its event");
+    }
+    cluster.keep_up().await.expect("the file is written anew");
+    assert_eq!(cluster.trouble(), None);
+    push(&store, 2_000).await.expect("there is room");
     engine.stop().await;
 }

@@ -1,6 +1,9 @@
 //! Restarting when it is asked for, so that nobody sees an error: one replica at a time, when all others are well; first it
 //! says that it goes, then finishes what runs, then begins anew with what is on disk by then. The next has its turn when
 //! this one is well again.
+//!
+//! Who has the turn is in the store. Where that takes no writes, as etcd at the end of its quota, a replica can be told to
+//! restart on its own machine ([`local_routes`]): what helps there, a larger quota, holds from a restart on.
 
 use std::{
     sync::{
@@ -10,10 +13,13 @@ use std::{
     time::Duration,
 };
 
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use dtr_catalog::{Catalog, keys, records::RestartRecord};
 use dtr_cluster::{Cluster, strike_restart};
 use dtr_jobs::{JobError, Lock, RESTART};
-use dtr_types::ReplicaId;
+use dtr_types::{Random as _, ReplicaId, SystemRandom};
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
@@ -35,6 +41,7 @@ pub enum Ended {
 }
 
 /// Watches over the restarts of one replica.
+#[derive(Clone)]
 pub(crate) struct Restarter {
     pub catalog: Catalog,
     pub id: ReplicaId,
@@ -163,17 +170,72 @@ impl Restarter {
         let Some(cluster) = self.members.as_ref().filter(|cluster| cluster.runs_members()) else {
             return Ok(Others { any, problem: ill });
         };
-        let silent = match cluster.members().await {
-            Ok(members) => members.iter().find_map(|member| {
-                let name = &member.facts.name;
-                match &member.problem {
-                    Some(problem) => Some(format!("{name}: {problem}")),
-                    None => member.facts.learner.then(|| format!("{name} has not caught up")),
-                }
-            }),
-            Err(error) => Some(error.to_string()),
-        };
-        Ok(Others { any, problem: ill.or(silent) })
+        Ok(Others { any, problem: ill.or(silent_member(cluster).await) })
+    }
+
+    /// Restarts without the turn, if all members of etcd answer. Yields after how long.
+    async fn at_once(&self, drain: Duration) -> Result<Duration, String> {
+        let mut wait = Duration::ZERO;
+        if let Some(cluster) = self.members.as_ref().filter(|cluster| cluster.runs_members()) {
+            if let Some(why) = silent_member(cluster).await {
+                return Err(format!("not while another member of etcd is away: {why}"));
+            }
+            if cluster.members().await.is_ok_and(|members| members.len() > 1) {
+                wait = drain;
+            }
+        }
+        tracing::info!("this replica restarts, as was asked on its machine: it takes no new work");
+        self.health.leave();
+        let restarter = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            restarter.restarts.store(true, Ordering::Release);
+            restarter.drain.cancel();
+        });
+        Ok(wait)
+    }
+}
+
+/// Why a member of etcd could not be spared, or bear that another goes.
+async fn silent_member(cluster: &Cluster) -> Option<String> {
+    match cluster.members().await {
+        Ok(members) => members.iter().find_map(|member| {
+            let name = &member.facts.name;
+            match &member.problem {
+                Some(problem) => Some(format!("{name}: {problem}")),
+                None => member.facts.learner.then(|| format!("{name} has not caught up")),
+            }
+        }),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// How a restart on the own machine is asked for.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AtOnce {
+    drain_seconds: u64,
+}
+
+/// `GET /_restart` tells which process this is, by a name that the next one does not have; `POST` has it restart. Only for
+/// those who may read the data directory.
+pub(crate) fn local_routes(restarter: Restarter) -> Router {
+    let told = json!({ "process": SystemRandom.hex(8) });
+    Router::new()
+        .route("/_restart", get(move || async move { Json(told) }).post(restart_here))
+        .with_state(restarter)
+}
+
+async fn restart_here(
+    State(restarter): State<Restarter>,
+    Json(asked): Json<AtOnce>,
+) -> (StatusCode, Json<Value>) {
+    match restarter.at_once(Duration::from_secs(asked.drain_seconds)).await {
+        Ok(wait) => (StatusCode::ACCEPTED, Json(json!({ "seconds": wait.as_secs() }))),
+        Err(why) => {
+            let errors = json!({ "errors": [{ "code": "REFUSED", "message": why }] });
+            (StatusCode::CONFLICT, Json(errors))
+        }
     }
 }
 

@@ -478,7 +478,7 @@ impl Serving {
         let Self { start, parts, engine } = self;
         let Start { dir, config, node, pid_file, mut doors } = start;
         let Parts { catalog, cluster, members, registry, health, scheduler, directory, .. } = parts;
-        let (router, local) = (parts.router, parts.local);
+        let (router, mut local) = (parts.router, parts.local);
         let (background, stop) = (doors.background.clone(), doors.stop.clone());
         background.spawn({
             let stop = stop.clone();
@@ -503,9 +503,10 @@ impl Serving {
             drain: shutdown.drain.clone(),
             restarts: Arc::clone(&restarts),
         };
+        local = local.merge(restart::local_routes(restarter.clone()));
         background.spawn(restarter.run(stop.clone()));
         if let Some(members) = &members {
-            background.spawn(upkeep::look(members.clone(), stop.clone()));
+            background.spawn(upkeep::look(members.clone(), dir.clone(), stop.clone()));
         }
         let changed = Arc::new(Notify::new());
         if let (Some(engine), Some(members)) = (&engine, &members) {

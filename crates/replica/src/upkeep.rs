@@ -7,6 +7,8 @@ use dtr_cluster::Cluster;
 use dtr_jobs::Upkeep;
 use tokio_util::sync::CancellationToken;
 
+use crate::{DataDir, ReplicaConfig, StoreConfig};
+
 /// How often a replica looks at its own member.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -27,12 +29,21 @@ impl Upkeep for MembersUpkeep {
 }
 
 /// Looks at the member of this replica until `stop`, so that what is wrong with it is told.
-pub(crate) async fn look(cluster: Cluster, stop: CancellationToken) {
+pub(crate) async fn look(cluster: Cluster, dir: DataDir, stop: CancellationToken) {
     loop {
+        cluster.quota_saved(saved_quota(&dir));
         cluster.look().await;
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
+    }
+}
+
+/// The quota that the next start gives to the member of this replica, where one was configured.
+fn saved_quota(dir: &DataDir) -> Option<u64> {
+    match ReplicaConfig::load(dir).ok()?.store {
+        StoreConfig::Etcd(etcd) => etcd.member?.quota_bytes,
+        StoreConfig::Embedded => None,
     }
 }

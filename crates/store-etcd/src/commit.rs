@@ -132,6 +132,7 @@ impl EtcdStore {
         // etcd tells the changes of a revision in the order of the operations.
         transaction.writes.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         check(&transaction, &self.limits)?;
+        let _writing = self.check_room(&transaction).await?;
         self.apply_with_others(transaction).await
     }
 

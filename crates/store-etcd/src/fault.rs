@@ -131,9 +131,7 @@ impl From<Fault> for StoreError {
             Fault::NotDone(reason) | Fault::Doubt(reason) => Self::Unavailable { reason },
             Fault::LeaseNotFound => Self::LeaseNotFound,
             Fault::NoSpace => Self::Full {
-                reason: "etcd's quota is reached and its NOSPACE alarm raised: compact, defragment every member, then \
-                         disarm the alarm, or start the members with a larger quota"
-                    .to_owned(),
+                reason: "etcd's quota is reached and its NOSPACE alarm raised".to_owned(),
             },
             Fault::TooLarge => Self::Invalid(
                 "etcd accepts only smaller requests than it should: start its members with the --max-request-bytes \

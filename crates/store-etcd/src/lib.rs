@@ -35,6 +35,7 @@ mod members;
 mod outlook;
 mod reach;
 mod read;
+mod room;
 mod slots;
 mod tls;
 mod view;
@@ -187,6 +188,7 @@ pub struct EtcdStore {
     client: Arc<Client>,
     slots: Arc<Slots>,
     groups: Groups,
+    room: room::Room,
     limits: Limits,
     request_bytes_max: usize,
     txn_operations_max: usize,
@@ -294,6 +296,7 @@ impl EtcdStore {
         Ok(Arc::new_cyclic(|me| Self {
             me: me.clone(),
             groups: Groups::default(),
+            room: room::Room::default(),
             index: Index::new(client.clone(), keys.clone()),
             view: View::new(options.view_bytes_max),
             fresh: Fresh::new(),
@@ -519,6 +522,6 @@ impl Store for EtcdStore {
             false => self.oldest().await?,
         };
         let size_bytes = self.maintenance().size_bytes().await?;
-        Ok(Status { engine: "etcd", revision, compacted: compacted.min(revision), size_bytes })
+        Ok(Status { engine: "etcd", revision, compacted: compacted.min(revision), size_bytes, full: self.full() })
     }
 }

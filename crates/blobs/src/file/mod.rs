@@ -204,7 +204,6 @@ impl Inner {
             Err(error) => Health::failed(&error),
         };
         (health.free, health.total) = (Some(space.free), Some(space.total));
-        }
         health
     }
 

@@ -432,6 +432,11 @@ async fn reach(
 }
 
 impl Connection {
+    /// Whether it goes through the socket of a data directory, on the replica's own machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self.who, Who::Local)
+    }
+
     /// Refuses what needs somebody; through the socket nobody is.
     pub fn needs_login(&self, what: &str) -> Result<()> {
         match &self.who {

@@ -79,7 +79,8 @@ pub async fn run(mut args: ReconfigureArgs) -> Result<()> {
         let how = match args.restart {
             true => "saved",
             false => {
-                "saved; it holds from the next start of the replica (systemctl restart dtr, or stop it and \"dtr serve\")"
+                "saved, and waits for a restart of the replica: it holds from its next start (add --restart to this command, or \"systemctl \
+                 restart dtr\")"
             }
         };
         terminal::say(how);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dtr_client::ClientError;
 use dtr_recovery::Exit;
 use dtr_replica::{DataDir, ReplicaConfig};
 use serde_json::{Value, json};
@@ -17,6 +18,8 @@ use crate::{
 
 /// How long one replica may take to go and to be well again, beside what it waits for the load balancer.
 const RESTART_MAX: Duration = Duration::from_secs(180);
+/// The status of what is refused because the store takes no writes.
+const FULL: u16 = 507;
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// Where replicas are unless another place is named.
@@ -25,11 +28,15 @@ const USUAL_PLACE: &str = "/var/lib/dtr";
 /// Has these replicas restart, all when none is named, and returns when all are well.
 pub(super) async fn restart(c: &Connection, replicas: &[String], drain: &DrainArgs) -> Result<()> {
     let wish = json!({ "replicas": replicas, "drainSeconds": drain.drain_seconds });
-    let asked: Value = c
-        .api
-        .post("/api/v0/cluster/restart", &wish)
-        .await
-        .context("cannot ask the replicas to restart")?;
+    let asked: Value = match c.api.post("/api/v0/cluster/restart", &wish).await {
+        Ok(asked) => asked,
+        Err(error) if error.status().is_some_and(|status| status.as_u16() == FULL) => {
+            return restart_full(c, drain, error).await;
+        }
+        Err(error) => {
+            return Err(anyhow::Error::new(error).context("cannot ask the replicas to restart"));
+        }
+    };
     let mut left = ids(&asked["replicas"]);
     let limit = RESTART_MAX + Duration::from_secs(drain.drain_seconds);
     let mut progress = Instant::now();
@@ -53,6 +60,38 @@ pub(super) async fn restart(c: &Connection, replicas: &[String], drain: &DrainAr
         }
     }
     Ok(())
+}
+
+/// Restarts the replica of this machine where the store takes no writes, so that nobody can be given a turn: what is saved for
+/// it, such as a larger quota, may be what ends that.
+async fn restart_full(c: &Connection, drain: &DrainArgs, error: ClientError) -> Result<()> {
+    if !c.is_local() {
+        let what = "the store takes no writes, so no replica can be given its turn: on the machine of each, one after the other, \
+                    run \"dtr reconfigure --data-dir DIR --restart\"";
+        return Err(anyhow::Error::new(error).context(what));
+    }
+    terminal::say(
+        "the store takes no writes: only the replica of this machine is restarted. Where there are several, do this on one machine \
+         after the other",
+    );
+    let process = async || c.api.get::<Value>("/_restart").await.ok().map(|told| field(&told, "process"));
+    let before = process().await;
+    let wish = json!({ "drainSeconds": drain.drain_seconds });
+    let _: Value = c.api.post("/_restart", &wish).await.context("it was not restarted")?;
+    let limit = RESTART_MAX + Duration::from_secs(drain.drain_seconds);
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = process().await;
+        if now.is_some() && now != before && c.api.get::<Value>("/_ping").await.is_ok() {
+            terminal::say("restarted, and well");
+            return Ok(());
+        }
+        if began.elapsed() > limit {
+            let what = "this replica has not come back in time; see \"dtr status\" and its log";
+            return Err(Failure::ending(Exit::Failed, what.to_owned()));
+        }
+    }
 }
 
 fn late(left: &[String]) -> anyhow::Error {

@@ -210,7 +210,7 @@ pub async fn backup<W: Write + Send + 'static>(
             Err(CatalogError::Store(error)) if error.may_retry() => {
                 tracing::warn!(%error, "that a backup was taken could not be recorded");
             }
-            recorded => drop(recorded?),
+            recorded => recorded?,
         }
     }
     Ok((out, report))
