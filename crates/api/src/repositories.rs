@@ -44,7 +44,7 @@ pub(crate) struct RepositoryView {
     scan_on_push: bool,
     /// Whether no tag can be pushed twice.
     immutable_tags: bool,
-    /// How many tags to keep; 0 means all.
+    /// How many tags to keep; 0 means all. The oldest goes when another is pushed, and so do those beyond a lowered limit.
     tag_limit: u32,
     /// How often manifests were pulled.
     pulls: u64,
@@ -75,13 +75,13 @@ pub(crate) struct NewRepository {
     /// A page of Markdown.
     #[serde(default)]
     long_description: String,
-    /// Whether a push starts a scan.
+    /// Whether a push starts a scan; only `false`, for there is no scanner in this version.
     #[serde(default)]
     scan_on_push: bool,
     /// Whether no tag can be pushed twice.
     #[serde(default)]
     immutable_tags: bool,
-    /// How many tags to keep; 0 means all.
+    /// How many tags to keep; 0 means all. The oldest goes when another is pushed, and so do those beyond a lowered limit.
     #[serde(default)]
     tag_limit: u32,
     /// Accepted for old clients; lists of manifests are always accepted.
@@ -99,17 +99,19 @@ pub(crate) struct RepositoryChange {
     short_description: Option<String>,
     /// A page of Markdown.
     long_description: Option<String>,
-    /// Whether a push starts a scan.
+    /// Whether a push starts a scan; only `false`, for there is no scanner in this version.
     scan_on_push: Option<bool>,
     /// Whether no tag can be pushed twice.
     immutable_tags: Option<bool>,
-    /// How many tags to keep; 0 means all.
+    /// How many tags to keep; 0 means all. The oldest goes when another is pushed, and so do those beyond a lowered limit.
     tag_limit: Option<u32>,
     /// Accepted for old clients; lists of manifests are always accepted.
     #[serde(rename = "enableManifestLists")]
     _enable_manifest_lists: Option<bool>,
 }
 
+/// Tags beyond a lowered limit that the request itself removes; the background work goes on.
+const TAGS_REMOVED_MAX: usize = 100;
 /// Characters of a short description.
 const SHORT_MAX: usize = 140;
 /// Bytes of a long description.
@@ -141,6 +143,29 @@ fn check_descriptions(short: Option<&str>, long: Option<&str>) -> Result<(), Api
         ));
     }
     Ok(())
+}
+
+/// Refuses what nothing would come of.
+fn check_scan(scan_on_push: bool) -> Result<(), ApiError> {
+    match scan_on_push {
+        true => Err(ApiError::invalid(
+            "INVALID_PARAMETERS",
+            "scanOnPush cannot be true: this version has no scanner",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// A limit removes tags, and immutable ones are to stay.
+fn check_tags(repository: &Repository) -> Result<(), ApiError> {
+    match repository.immutable_tags && repository.tag_limit > 0 {
+        true => Err(ApiError::invalid(
+            "INVALID_PARAMETERS",
+            "immutableTags and tagLimit exclude each other: a limit removes the oldest tags. Set tagLimit to 0, or \
+             immutableTags to false",
+        )),
+        false => Ok(()),
+    }
 }
 
 pub(crate) async fn view(
@@ -298,7 +323,8 @@ fn new_repository(
     let name = RepositoryName::new(&owner.name, &new.name)
         .map_err(|error| ApiError::invalid("INVALID_PARAMETERS", error.to_string()))?;
     check_descriptions(Some(&new.short_description), Some(&new.long_description))?;
-    Ok(Repository {
+    check_scan(new.scan_on_push)?;
+    let repository = Repository {
         id: RepositoryId::random(state.catalog.random()),
         name,
         namespace: owner.id.clone(),
@@ -310,7 +336,9 @@ fn new_repository(
         scan_on_push: new.scan_on_push,
         tag_limit: new.tag_limit,
         created_at: state.catalog.now(),
-    })
+    };
+    check_tags(&repository)?;
+    Ok(repository)
 }
 
 /// Show a repository
@@ -346,6 +374,7 @@ pub(crate) async fn update(
 ) -> Result<Json<RepositoryView>, ApiError> {
     let (repository, _permit) =
         auth::repository(&state, &asking, &namespace, &name, Operation::EditRepository).await?;
+    check_scan(change.scan_on_push.unwrap_or_default())?;
     let visible = visibility(change.visibility.as_deref())?;
     check_descriptions(change.short_description.as_deref(), change.long_description.as_deref())?;
     let event = state.event(
@@ -356,6 +385,7 @@ pub(crate) async fn update(
         &repository.name,
     );
     let key = dtr_catalog::keys::repository(&repository.id);
+    let mut exclusive = Ok(());
     let changed = state
         .catalog
         .change(&key, Some(&event), |old| {
@@ -370,11 +400,18 @@ pub(crate) async fn update(
             if let Some(text) = &change.long_description {
                 new.long_description.clone_from(text);
             }
-            (new != *old).then_some(new)
+            // What is there from before stays until one of the two is changed.
+            let touched = change.immutable_tags.is_some() || change.tag_limit.is_some();
+            exclusive = if touched { check_tags(&new) } else { Ok(()) };
+            (exclusive.is_ok() && new != *old).then_some(new)
         })
         .await?;
+    exclusive?;
     let changed = changed
         .ok_or_else(|| ApiError::no_such("NO_SUCH_REPOSITORY", "repository", &repository.name))?;
+    if change.tag_limit.is_some() {
+        state.catalog.enforce_tag_limit(&changed.id, TAGS_REMOVED_MAX).await?;
+    }
     Ok(Json(view(&state, changed).await?))
 }
 

@@ -4,7 +4,7 @@ use dtr_store::{Outcome, Transaction};
 use dtr_types::{Digest, RepositoryId, Revision, Tag};
 
 use crate::{
-    Catalog, CatalogError, Kind, TransactionExt as _,
+    Catalog, CatalogError, Kind, TransactionExt as _, Versioned,
     catalog::ATTEMPTS_MAX,
     keys,
     needs::Hanging,
@@ -22,10 +22,7 @@ impl Catalog {
         let key = keys::tag(repository, tag);
         for _ in 0..ATTEMPTS_MAX {
             let Some(found) = self.get(&key).await? else { return Ok(None) };
-            let mut transaction = Transaction::new()
-                .if_modified_at(&key, found.modified)
-                .delete(&key)
-                .delete(keys::manifest_tag(repository, &found.value.digest, tag));
+            let mut transaction = Self::without_tag(Transaction::new(), &found);
             if let Some(event) = event {
                 transaction = transaction.event(event)?;
             }
@@ -34,6 +31,19 @@ impl Catalog {
             }
         }
         Err(CatalogError::Contention("tag"))
+    }
+
+    /// Adds to a transaction that a tag goes, if it is as it was read.
+    pub(crate) fn without_tag(
+        transaction: Transaction,
+        found: &Versioned<TagRecord>,
+    ) -> Transaction {
+        let tag = &found.value;
+        let key = keys::tag(&tag.repository, &tag.name);
+        transaction
+            .if_modified_at(&key, found.modified)
+            .delete(&key)
+            .delete(keys::manifest_tag(&tag.repository, &tag.digest, &tag.name))
     }
 
     /// Deletes a manifest, all tags that name it, and its references; blobs that lose their last reference become

@@ -1,12 +1,13 @@
 //! The typed records of the registry, the layout of every key, and the transactions that keep records, links and
-//! references consistent. The *only* code that builds keys or encodes records.
+//! references consistent. The *only* code that knows how keys are built and records encoded: other rooms get keys from [`keys`]'s
+//! functions, and some put them into transactions of their own.
 //!
 //! - [`keys`] shows the whole key layout as one table.
 //! - [`records`] has one file for each noun: what is stored of it.
 //! - [`Catalog`] is the way in: lookups, pages, and one method for each change that touches several keys.
 //!
 //! To add a stored type: a struct in `records/` that implements [`Record`], a row in [`keys`], and (if a backup must
-//! carry it) its name in [`Kind::archived`]. Nothing else builds a key for it.
+//! carry it) its name in [`Kind::archived`]. Nothing else knows the form of its key.
 
 pub mod keys;
 pub mod records;
@@ -32,6 +33,7 @@ mod rewrite;
 mod services;
 mod sessions;
 mod staging;
+mod tag_limit;
 mod tokens;
 mod uploads;
 

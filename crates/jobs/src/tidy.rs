@@ -29,6 +29,8 @@ pub struct TidyReport {
     pub sessions: u64,
     /// Access tokens that had ended.
     pub tokens: u64,
+    /// Tags that were removed because a repository had more than its limit.
+    pub tags: u64,
     /// Events that were deleted.
     pub events: u64,
     /// History before this revision was forgotten.
@@ -41,6 +43,9 @@ const STAGED_EXPIRY: Duration = Duration::from_secs(3600);
 
 /// How long an access token that somebody made is shown after its end.
 const ENDED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Tags beyond the limits of their repositories that one run removes; the next goes on.
+const TAGS_MAX: usize = 1_000;
 
 /// How long a removal of a blob is remembered: longer than a push takes from the publication of its bytes to the commit.
 const REMOVED_KEPT: Duration = Duration::from_secs(3600);
@@ -71,6 +76,7 @@ pub async fn tidy(
     report.uploads = purge_uploads(catalog, blobs, now.minus(expiry)).await?;
     report.sessions = catalog.purge_sessions(now).await?;
     report.tokens = purge_tokens(catalog, now).await?;
+    report.tags = catalog.enforce_tag_limits(TAGS_MAX).await? as u64;
     if settings.repo_event_history_compaction_enabled {
         report.events = purge_events(catalog, settings, now).await?;
     }

@@ -32,6 +32,8 @@ static SUBJECT_HEADER: HeaderName = HeaderName::from_static("oci-subject");
 static TAG_HEADER: HeaderName = HeaderName::from_static("oci-tag");
 /// Tags that one push can set.
 const TAGS_MAX: usize = 10;
+/// Older tags beyond the limit of a repository that one push removes; the background work goes on.
+const TAGS_REMOVED_MAX: usize = 100;
 /// Configurations larger than this are not read for the platform.
 const CONFIG_BYTES_MAX: u64 = 512 * 1024;
 
@@ -183,6 +185,16 @@ pub(crate) async fn put(
     };
     let stored = registry.catalog.put_manifest(&put).await?;
     registry.recorder.pushed(&repository.id);
+    if repository.tag_limit > 0 && !tags.is_empty() {
+        let (catalog, id) = (registry.catalog.clone(), repository.id.clone());
+        // To its end, also when the client has gone. The push stands, whatever becomes of older tags: the duties go on.
+        let removed = tokio::spawn(async move {
+            if let Err(error) = catalog.enforce_tag_limit(&id, TAGS_REMOVED_MAX).await {
+                tracing::warn!(%error, repository = %id, "tags beyond the limit were not removed yet");
+            }
+        });
+        let _ = removed.await;
+    }
     // As it came, it may be a small piece of a large buffer of its connection, which the cache would keep whole.
     let body = Bytes::copy_from_slice(&body);
     registry.manifests.insert((repository.id.clone(), digest), (stored.record.media_type, body));

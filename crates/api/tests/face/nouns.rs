@@ -55,6 +55,69 @@ async fn repositories_come_change_and_go() {
 }
 
 #[tokio::test]
+async fn what_would_have_no_effect_is_refused_with_the_reason() {
+    let world = World::new().await;
+    let at = "/api/v0/repositories/acme";
+    let said = async |method: &str, path: &str, body: &Value| {
+        let answer = world.admin(method, path, Some(body)).await.is(400);
+        answer.json()["errors"][0]["message"].as_str().expect("a message").to_owned()
+    };
+    let scan = said("POST", at, &json!({ "name": "lim", "scanOnPush": true })).await;
+    assert!(scan.contains("no scanner"), "{scan}");
+    let both = json!({ "name": "lim", "tagLimit": 3, "immutableTags": true });
+    let both = said("POST", at, &both).await;
+    assert!(both.contains("exclude each other"), "{both}");
+    let new = json!({ "name": "lim", "tagLimit": 3, "scanOnPush": false });
+    world.admin("POST", at, Some(&new)).await.is(201);
+    let path = format!("{at}/lim");
+    let both = said("PATCH", &path, &json!({ "immutableTags": true })).await;
+    assert!(both.contains("exclude each other"), "{both}");
+    said("PATCH", &path, &json!({ "scanOnPush": true })).await;
+    let change = json!({ "immutableTags": true, "tagLimit": 0 });
+    world.admin("PATCH", &path, Some(&change)).await.is(200);
+    said("PATCH", &path, &json!({ "tagLimit": 1 })).await;
+    // A repository of an older version may have both, and is changed in other things.
+    let name = "acme/lim".parse().expect("a name");
+    let catalog = &world.people.catalog;
+    let found = catalog.lookup_repository(&name).await.expect("reads").expect("there").value;
+    let old = dtr_catalog::records::Repository { tag_limit: 3, scan_on_push: true, ..found };
+    catalog.put(&old).await.expect("put");
+    world.admin("PATCH", &path, Some(&json!({ "shortDescription": "ours" }))).await.is(200);
+    let settings = "/api/v0/meta/settings";
+    let cookies = said("POST", settings, &json!({ "disablePersistentCookies": true })).await;
+    assert!(cookies.contains("no cookies"), "{cookies}");
+    let whole = json!({ "disablePersistentCookies": false, "gcGraceSeconds": 120 });
+    world.admin("POST", settings, Some(&whole)).await.is(202);
+}
+
+#[tokio::test]
+async fn a_push_beyond_the_limit_and_a_lower_limit_remove_the_oldest_tags() {
+    let world = World::new().await;
+    let path = format!("/api/v0/repositories/{PRIVATE}");
+    world.admin("PATCH", &path, Some(&json!({ "tagLimit": 3 }))).await.is(200);
+    for tag in ["t1", "t2", "t3", "t4", "t5"] {
+        world.people.image(PRIVATE, tag).await;
+    }
+    let tags = async || {
+        let answer = world.admin("GET", &format!("{path}/tags"), None).await.is(200);
+        names(&answer.json(), "name")
+    };
+    assert_eq!(tags().await, ["t3", "t4", "t5"]);
+    world.admin("PATCH", &path, Some(&json!({ "tagLimit": 1 }))).await.is(200);
+    assert_eq!(tags().await, ["t5"]);
+    let events = world.admin("GET", "/api/v0/events?pageSize=100", None).await.is(200).json();
+    let mut removed: Vec<&str> = events
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|event| event["actor"] == "system")
+        .map(|event| event["object"]["name"].as_str().expect("a name"))
+        .collect();
+    removed.sort_unstable();
+    assert_eq!(removed, ["t1", "t2", "t3", "t4"]);
+}
+
+#[tokio::test]
 async fn lists_show_what_one_may_see_in_pages() {
     let world = World::new().await;
     for number in 0..7 {

@@ -44,7 +44,7 @@ pub struct Repository {
     /// Whether a push starts a scan (kept for the scanner).
     #[serde(default)]
     pub scan_on_push: bool,
-    /// How many tags to keep (kept for pruning); 0 means all.
+    /// How many tags to keep, the newest; 0 means all. Without effect where tags are immutable.
     #[serde(default)]
     pub tag_limit: u32,
     /// When it was made.

@@ -33,7 +33,8 @@ pub struct Settings {
     pub gc_grace_seconds: u64,
     /// Days after which an upload that was not finished is purged.
     pub upload_expiry_days: u64,
-    /// Whether a browser forgets its session when it is closed.
+    /// Whether a browser forgets its session when it is closed. No cookie is set yet: kept for the page, and only `false` is
+    /// accepted.
     pub disable_persistent_cookies: bool,
     /// Whether an index may list manifests that are not in the repository.
     pub allow_sparse_indexes: bool,

@@ -2,6 +2,7 @@
 
 mod changes;
 mod content;
+mod limits;
 mod lists;
 mod records;
 mod tags;

@@ -276,8 +276,11 @@ pub enum RepoCommand {
         #[arg(long)]
         public: bool,
         /// Let no tag be pushed twice
-        #[arg(long)]
+        #[arg(long, conflicts_with = "tag_limit")]
         immutable_tags: bool,
+        /// Keep so many tags, those pushed last [default: all]
+        #[arg(long)]
+        tag_limit: Option<u32>,
         /// One line about it
         #[arg(long, default_value = "")]
         description: String,
@@ -294,6 +297,9 @@ pub enum RepoCommand {
         /// Whether no tag can be pushed twice
         #[arg(long)]
         immutable_tags: Option<bool>,
+        /// Keep so many tags, those pushed last; 0 for all
+        #[arg(long)]
+        tag_limit: Option<u32>,
         /// One line about it
         #[arg(long)]
         description: Option<String>,
@@ -458,6 +464,9 @@ pub enum TagCommand {
         /// namespace/name
         repository: RepositoryName,
         tag: Tag,
+        /// Delete what it names too, with all its other tags; the room is free after the grace period of collection
+        #[arg(long)]
+        with_image: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },

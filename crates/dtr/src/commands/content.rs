@@ -46,11 +46,19 @@ pub async fn repo(command: RepoCommand) -> Result<()> {
             })
             .await
         }
-        RepoCommand::Create { repository, public, immutable_tags, description, admin } => {
+        RepoCommand::Create {
+            repository,
+            public,
+            immutable_tags,
+            tag_limit,
+            description,
+            admin,
+        } => {
             let new = json!({
                 "name": repository.name(),
                 "visibility": if public { "public" } else { "private" },
                 "immutableTags": immutable_tags,
+                "tagLimit": tag_limit.unwrap_or_default(),
                 "shortDescription": description,
             });
             connect::with(&admin.connect, async |c| {
@@ -64,7 +72,14 @@ pub async fn repo(command: RepoCommand) -> Result<()> {
             })
             .await
         }
-        RepoCommand::Update { repository, visibility, immutable_tags, description, admin } => {
+        RepoCommand::Update {
+            repository,
+            visibility,
+            immutable_tags,
+            tag_limit,
+            description,
+            admin,
+        } => {
             let mut change = Map::new();
             if let Some(visibility) = visibility {
                 change.insert("visibility".to_owned(), visibility.as_str().into());
@@ -72,12 +87,15 @@ pub async fn repo(command: RepoCommand) -> Result<()> {
             if let Some(immutable) = immutable_tags {
                 change.insert("immutableTags".to_owned(), immutable.into());
             }
+            if let Some(limit) = tag_limit {
+                change.insert("tagLimit".to_owned(), limit.into());
+            }
             if let Some(text) = description {
                 change.insert("shortDescription".to_owned(), text.into());
             }
             if change.is_empty() {
                 return Err(Failure::usage(
-                    "nothing to change: give --visibility, --immutable-tags or --description",
+                    "nothing to change: give --visibility, --immutable-tags, --tag-limit or --description",
                 ));
             }
             connect::with(&admin.connect, async |c| {
@@ -220,8 +238,17 @@ pub async fn tag(command: TagCommand) -> Result<()> {
             })
             .await
         }
-        TagCommand::Delete { repository, tag, admin } => {
+        TagCommand::Delete { repository, tag, with_image, admin } => {
             connect::with(&admin.connect, async |c| {
+                if with_image {
+                    let found: Value =
+                        c.api.get(&format!("{}/tags/{tag}", path(&repository))).await?;
+                    let digest = field(&found, "digest");
+                    let image = format!("{}/manifests/{digest}", path(&repository));
+                    let there = c.api.delete_existing(&image).await?;
+                    let what = format!("{repository}@{digest} with its tags");
+                    return deleted(there, admin.output, &what);
+                }
                 let there =
                     c.api.delete_existing(&format!("{}/tags/{tag}", path(&repository))).await?;
                 deleted(there, admin.output, &format!("tag {repository}:{tag}"))
