@@ -227,7 +227,8 @@ impl Operation {
     }
 }
 
-/// Proof that somebody may do something: functions that change things ask for it. Only [`crate::Access`] makes one.
+/// The answer that somebody may do something. It is not handed on: that every handler asks is proven by the tests that walk all
+/// routes with all kinds of callers, not by this type. Only [`crate::Access`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Permit {

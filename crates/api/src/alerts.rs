@@ -43,7 +43,8 @@ impl Alert {
 
     /// There is no room for content on the disk of the store.
     pub(crate) fn store_disk(full: &str) -> Self {
-        let message = format!("nothing can be pushed, the disk of the store is full: {full}. {MAKE_ROOM}");
+        let message =
+            format!("nothing can be pushed, the disk of the store is full: {full}. {MAKE_ROOM}");
         alert("store", "critical", message, "install.md#when-the-disk-is-full")
     }
 
@@ -101,7 +102,8 @@ pub async fn alerts(
         let message = format!("nothing can be pushed: {problem}");
         found.push(alert("storage", "critical", message, "install.md#storage"));
     } else if let Some(full) = &health.full {
-        let message = format!("nothing can be pushed, the blob storage is full: {full}. {MAKE_ROOM}");
+        let message =
+            format!("nothing can be pushed, the blob storage is full: {full}. {MAKE_ROOM}");
         found.push(alert("storage", "critical", message, "install.md#when-the-disk-is-full"));
     } else if let (Some(free), Some(total)) = (health.free, health.total)
         && free < total / 20

@@ -277,7 +277,10 @@ async fn content_leaves_the_reserve_alone() {
     assert_eq!(stored.len(), 6, "all that fits beside the reserve");
     let health = storage.health().await;
     assert!(health.free >= Some(2_000_000) && health.problem.is_none(), "{health:?}");
-    assert!(health.full.is_some(), "what was refused is told, though not every byte is taken: {health:?}");
+    assert!(
+        health.full.is_some(),
+        "what was refused is told, though not every byte is taken: {health:?}"
+    );
     disk.set_capacity(Some(8_000_000));
     assert!(storage.health().await.is_writable(), "there is clearly more room");
     // Another program takes all that is left: nothing can be written at all, and it is opened and read nevertheless.

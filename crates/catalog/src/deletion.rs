@@ -40,10 +40,11 @@ impl Catalog {
     ) -> Transaction {
         let tag = &found.value;
         let key = keys::tag(&tag.repository, &tag.name);
-        transaction
-            .if_modified_at(&key, found.modified)
-            .delete(&key)
-            .delete(keys::manifest_tag(&tag.repository, &tag.digest, &tag.name))
+        transaction.if_modified_at(&key, found.modified).delete(&key).delete(keys::manifest_tag(
+            &tag.repository,
+            &tag.digest,
+            &tag.name,
+        ))
     }
 
     /// Deletes a manifest, all tags that name it, and its references; blobs that lose their last reference become

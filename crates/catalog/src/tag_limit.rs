@@ -148,7 +148,8 @@ impl Catalog {
                 id: tag.digest.to_string(),
             },
         };
-        let unchanged = Transaction::new().if_modified_at(keys::repository(id), repository.modified);
+        let unchanged =
+            Transaction::new().if_modified_at(keys::repository(id), repository.modified);
         self.commit(Self::without_tag(unchanged, found).event(&event)?).await
     }
 }

@@ -115,7 +115,10 @@ async fn content_leaves_room_for_what_is_essential() {
     assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
     for n in 0..20 {
         let again = push(&store, 1_000 + n).await;
-        assert!(matches!(again, Err(StoreError::Full { .. })), "it does not come and go: {again:?}");
+        assert!(
+            matches!(again, Err(StoreError::Full { .. })),
+            "it does not come and go: {again:?}"
+        );
     }
     assert!(store.status().await.expect("a status").full.is_some());
     cluster.look().await;

@@ -205,7 +205,8 @@ impl Scheduler {
         }
         let settings = self.catalog.settings().await?;
         let report = tidy(&self.catalog, &*self.blobs, &settings, keep_from).await?;
-        if report.uploads + report.repositories + report.manifests + report.events + report.tags > 0 {
+        if report.uploads + report.repositories + report.manifests + report.events + report.tags > 0
+        {
             tracing::info!(?report, "tidied");
         }
         Ok(())

@@ -1,15 +1,16 @@
-//! The exit codes of every command that has to do with archives, defined once.
+//! The exit codes of every command of both programs, defined once. They are here because most of them speak of archives, and the
+//! tests of archives need them.
 
 use dtr_archive::ArchiveError;
 
-/// How such a command ends. `docs/backup.md` shows the same table.
+/// How a command ends. `docs/backup.md` shows the same table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Exit {
     /// Done, and nothing is missing.
     Done = 0,
-    /// Something failed that is no fault of the archive: the network, a disk, a service. The same command may work
-    /// later.
+    /// Something failed that is no fault of an archive: the network, a disk, a service; or `status` found something that is
+    /// not as it should be. The same command may work later.
     Failed = 1,
     /// The command line is wrong; nothing was tried.
     Usage = 2,

@@ -1,12 +1,12 @@
 //! The `/v2` face: the OCI distribution specification 1.1 (with the additions of its main branch), and the token service
 //! `/auth/token` of Docker's registries; beside it what `docker search` asks, and a text for browsers.
 //!
-//! A request goes through its stages in the order of the files: [`path`] (parse), `auth` (authenticate, authorize), then
+//! A request goes through its stages in the order of the files: `path` (parse), `auth` (authenticate, authorize), then
 //! the noun's own file decides and commits: `manifests`, `blobs`, `uploads`, `tags`, `referrers`.
 //!
 //! Invariant: 201 is sent after the commit that makes the content reachable, and that commit is durable.
 
-pub mod path;
+mod path;
 
 mod auth;
 mod blobs;

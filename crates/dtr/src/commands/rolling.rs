@@ -74,7 +74,8 @@ async fn restart_full(c: &Connection, drain: &DrainArgs, error: ClientError) -> 
         "the store takes no writes: only the replica of this machine is restarted. Where there are several, do this on one machine \
          after the other",
     );
-    let process = async || c.api.get::<Value>("/_restart").await.ok().map(|told| field(&told, "process"));
+    let process =
+        async || c.api.get::<Value>("/_restart").await.ok().map(|told| field(&told, "process"));
     let before = process().await;
     let wish = json!({ "drainSeconds": drain.drain_seconds });
     let _: Value = c.api.post("/_restart", &wish).await.context("it was not restarted")?;
