@@ -32,13 +32,16 @@ pub fn unread(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for (file, record, shown) in RECORDS {
         let text = fs::read_to_string(root.join(file)).with_context(|| (*file).to_owned())?;
-        let own = |path: &str| path.ends_with(file) || shown.iter().any(|file| path.ends_with(file));
+        let own =
+            |path: &str| path.ends_with(file) || shown.iter().any(|file| path.ends_with(file));
         let others = sources.iter().filter(|(path, _)| !own(path)).map(|(_, text)| text.as_str());
         let others: Vec<&str> = others.collect();
         let fields = fields(&text, record);
         anyhow::ensure!(!fields.is_empty(), "{file} has no {record}");
         found.extend(unread_of(&fields, &others).into_iter().map(|field| {
-            format!("{file}: nothing reads {field}: give it an effect, or refuse what would have none")
+            format!(
+                "{file}: nothing reads {field}: give it an effect, or refuse what would have none"
+            )
         }));
     }
     Ok(found)
@@ -94,7 +97,10 @@ mod tests {
         let text = "pub struct Settings {\n    /// Of use.\n    pub used: bool,\n    pub used_not: bool,\n}\npub struct Other {\n    pub x: u8,\n}\n";
         let fields = fields(text, "Settings");
         assert_eq!(fields, ["used", "used_not"]);
-        assert_eq!(unread_of(&fields, &["if settings.used {}", "let used_not = true;"]), ["used_not"]);
+        assert_eq!(
+            unread_of(&fields, &["if settings.used {}", "let used_not = true;"]),
+            ["used_not"]
+        );
         assert_eq!(unread_of(&fields, &["s.used_not && t.used"]), [""; 0]);
     }
 }

@@ -136,7 +136,9 @@ fn judge(built: &BTreeSet<Built>, root: &str) -> Vec<String> {
             found.push(format!("{name} {version} comes from {source}: only the usual registry"));
         }
         if !is_allowed(licence) {
-            found.push(format!("{name} {version} has the licence \"{licence}\", which is not on the list"));
+            found.push(format!(
+                "{name} {version} has the licence \"{licence}\", which is not on the list"
+            ));
         }
         if let Some((_, why)) = BANNED.iter().find(|(banned, _)| banned == name) {
             found.push(format!("{name} {version} must not come in: {why}"));
@@ -288,7 +290,13 @@ mod tests {
 
     #[test]
     fn licences_are_read_as_they_are_written() {
-        for good in ["MIT", "MIT/Apache-2.0", "GPL-2.0-only OR MIT", "(MIT OR X) AND ISC", "Apache-2.0 WITH LLVM-exception"] {
+        for good in [
+            "MIT",
+            "MIT/Apache-2.0",
+            "GPL-2.0-only OR MIT",
+            "(MIT OR X) AND ISC",
+            "Apache-2.0 WITH LLVM-exception",
+        ] {
             assert!(is_allowed(good), "{good}");
         }
         for bad in ["", "MIT OR", "(MIT", "MIT)", "MIT ISC", "X AND (MIT OR ISC)", "AND"] {

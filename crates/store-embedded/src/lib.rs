@@ -144,7 +144,15 @@ impl EmbeddedStore {
         let places = Arc::new(Semaphore::new(QUEUE_MAX));
         let inner = Arc::new(Inner { shared });
         let reader = reader::Reader::start()?;
-        Ok(Arc::new(Self { inner, thread: Some(thread), limits, places, reader, factory, reserve_bytes }))
+        Ok(Arc::new(Self {
+            inner,
+            thread: Some(thread),
+            limits,
+            places,
+            reader,
+            factory,
+            reserve_bytes,
+        }))
     }
 
     async fn ask<T>(

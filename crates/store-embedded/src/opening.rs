@@ -32,9 +32,8 @@ pub(crate) fn open_to_read(
     options: &Options,
 ) -> Result<(Database, View), Fault> {
     let overlay = Overlay::new(factory.open_to_read()?)?;
-    let database = redb::Builder::new()
-        .set_cache_size(options.cache_bytes)
-        .create_with_backend(overlay)?;
+    let database =
+        redb::Builder::new().set_cache_size(options.cache_bytes).create_with_backend(overlay)?;
     let view = View::open(&database)?;
     Ok((database, view))
 }

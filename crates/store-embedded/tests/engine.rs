@@ -282,7 +282,10 @@ async fn the_reserve_is_for_reading_and_deleting() {
     assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
     let full = store.load(numbered(0, 1)).await;
     assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
-    store.commit(content().delete("none")).await.expect_err("what deletes beside it is content too");
+    store
+        .commit(content().delete("none"))
+        .await
+        .expect_err("what deletes beside it is content too");
     let only_deleted = Transaction::new().content().delete("none");
     store.commit(only_deleted).await.expect("what only deletes makes room");
     // However little another program has left: it may fit into the file.

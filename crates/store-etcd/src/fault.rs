@@ -142,13 +142,17 @@ impl From<Fault> for StoreError {
                  --max-txn-ops that is configured here, or configure theirs",
             ),
             Fault::Corrupt(reason) => Self::Corrupt(reason),
-            Fault::Refused(reason) => Self::Unavailable { reason: format!("etcd refused: {reason}") },
-            Fault::Compacted => Self::Unavailable { reason: "it was compacted meanwhile".to_owned() },
+            Fault::Refused(reason) => {
+                Self::Unavailable { reason: format!("etcd refused: {reason}") }
+            }
+            Fault::Compacted => {
+                Self::Unavailable { reason: "it was compacted meanwhile".to_owned() }
+            }
             Fault::Future => Self::Unavailable { reason: "the member lags behind".to_owned() },
             Fault::LeaseExists => Self::Invalid("a lease of that number exists"),
-            Fault::AnswerTooLong => {
-                Self::Unavailable { reason: "an answer was larger than this client receives".to_owned() }
-            }
+            Fault::AnswerTooLong => Self::Unavailable {
+                reason: "an answer was larger than this client receives".to_owned(),
+            },
         }
     }
 }

@@ -522,6 +522,12 @@ impl Store for EtcdStore {
             false => self.oldest().await?,
         };
         let size_bytes = self.maintenance().size_bytes().await?;
-        Ok(Status { engine: "etcd", revision, compacted: compacted.min(revision), size_bytes, full: self.full() })
+        Ok(Status {
+            engine: "etcd",
+            revision,
+            compacted: compacted.min(revision),
+            size_bytes,
+            full: self.full(),
+        })
     }
 }

@@ -198,7 +198,10 @@ mod tests {
 
     #[test]
     fn a_part_of_the_quota_is_kept() {
-        assert_eq!(Bounds::of(8192 * MIB), Bounds { stop: 8192 * MIB * 19 / 20 + 1, resume: 8192 * MIB * 9 / 10 + 2 });
+        assert_eq!(
+            Bounds::of(8192 * MIB),
+            Bounds { stop: 8192 * MIB * 19 / 20 + 1, resume: 8192 * MIB * 9 / 10 + 2 }
+        );
         assert_eq!(Bounds::of(64 * MIB), Bounds { stop: 56 * MIB, resume: 48 * MIB });
         assert_eq!(Bounds::of(8 * MIB), Bounds { stop: 6 * MIB, resume: 4 * MIB });
     }
@@ -210,7 +213,8 @@ mod tests {
         state.found(55 * MIB);
         assert_eq!(state.refusal(), None);
         state.written = MIB;
-        state.size = state.size.map(|(at, size)| (at.checked_sub(ASK_AGAIN).expect("a past"), size));
+        state.size =
+            state.size.map(|(at, size)| (at.checked_sub(ASK_AGAIN).expect("a past"), size));
         assert!(state.is_unsure(), "what was written may have filled it");
         state.found(56 * MIB);
         assert!(state.refusal().expect("refused").contains("56 of 64 MiB"));
