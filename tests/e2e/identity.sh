@@ -57,6 +57,26 @@ ok "the member pushes" push alices-password 1.0
 refused "a wrong password is refused" "unauthorized|wrong" push nonsense 2.0
 access_token=$(dtr token create ci -o json | jq -r .token)
 
+# A nightly backup needs no administrator's password, also where a UCP keeps the accounts: the token is the registry's.
+backup_token=$(dtr token create nightly --backups-only -o json | jq -r .token)
+nightly() { UCP_TOKEN=$backup_token "$dtr" "$@" --ucp-url "$url" --ucp-insecure-tls; }
+ok "a token for backups takes one" nightly backup --output "$WORK/nightly.tar"
+ok "and it is a good one" "$dtr" backup verify "$WORK/nightly.tar"
+ok "it sees the status" nightly status
+refused "and no repositories" "does not allow" nightly repo list
+refused "nor accounts" "access token is not enough" nightly user list
+at_ucp() { UCP_TOKEN=$backup_token "$dtr" status --ucp-url "$ucp_url" --ucp-insecure-tls; }
+refused "the UCP is not told of it" "is no registry" at_ucp
+
+# The day of a compromise: the account's session at the UCP, its tokens here, and what was made of them.
+alice_session=$(curl -sSk "$ucp_url/id/login" -H 'Content-Type: application/json' -d '{"username":"Alice ","password":"alices-password"}' | jq -r .sessionToken)
+who() { curl -sSfk -H "Authorization: Bearer $alice_session" "$ucp_url/id/"; }
+ok "a session, whose user's name was typed in another case" who
+ok "everything of an account is ended" dtr revoke --user alice
+fails "the session is over" who
+exported() { dtr events export --since 2020-01-01T00:00:00Z --without-pulls >"$WORK/audit.jsonl" && jq -es 'map(select(.object.type == "credentials" and .object.name == "alice")) | length == 1' "$WORK/audit.jsonl"; }
+ok "which the audit log says" exported
+
 # A token as docker gets one, and a session, before the UCP goes.
 scope="repository:engineering/web:pull,push"
 fetch_token() { curl -sSk -u "$1" "$url/auth/token?service=127.0.0.1:$port&scope=$scope" --max-time 20; }

@@ -22,8 +22,7 @@ pub struct UcpArgs {
     /// Administrator to act as
     #[arg(long, env = "UCP_USERNAME", value_name = "NAME")]
     pub ucp_username: Option<String>,
-    /// Its password; asked for on a terminal when left out. Where --ucp-url is the registry's own address, an access token of it
-    /// does in most commands
+    /// Its password; asked for on a terminal when left out
     #[arg(
         long,
         env = "UCP_PASSWORD",
@@ -51,13 +50,13 @@ pub struct UcpArgs {
 pub struct ConnectArgs {
     #[command(flatten)]
     pub ucp: UcpArgs,
-    /// Access token of the registry, in place of name and password; --ucp-url is the registry's own address then
+    /// Access token of the registry, used before any name and password; --ucp-url is the registry's own address then. It also does
+    /// as the password of its account
     #[arg(
         long,
         env = "UCP_TOKEN",
         hide_env_values = true,
-        value_name = "TOKEN",
-        conflicts_with = "ucp_password"
+        value_name = "TOKEN"
     )]
     pub ucp_token: Option<Secret>,
     /// The replica to work through
