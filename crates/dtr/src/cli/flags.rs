@@ -52,12 +52,7 @@ pub struct ConnectArgs {
     pub ucp: UcpArgs,
     /// Access token of the registry, used before any name and password; --ucp-url is the registry's own address then. It also does
     /// as the password of its account
-    #[arg(
-        long,
-        env = "UCP_TOKEN",
-        hide_env_values = true,
-        value_name = "TOKEN"
-    )]
+    #[arg(long, env = "UCP_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub ucp_token: Option<Secret>,
     /// The replica to work through
     #[arg(long, env = "DTR_REPLICA_ID", value_name = "ID")]
