@@ -6,7 +6,10 @@
 //! backup has the same accounts, and is another. Its signing key is changed every month; a key is accepted until the tokens that it
 //! signed have ended.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use dtr_catalog::{
     Catalog, CatalogError, keys,
@@ -150,6 +153,30 @@ pub(crate) struct Bearer {
     issuer: String,
     keys: RwLock<Keys>,
     verified: moka::sync::Cache<Digest, Arc<Verified>>,
+    odd: Odd,
+}
+
+/// Tokens of our own whose time is so odd that clocks must differ: told once in a while.
+#[derive(Default)]
+struct Odd(std::sync::Mutex<Option<Instant>>);
+
+/// How often that is told.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+impl Odd {
+    fn tell(&self, now: Timestamp, how: &str, token: Timestamp) {
+        let mut last = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            return;
+        }
+        *last = Some(Instant::now());
+        tracing::warn!(
+            %now,
+            %token,
+            "a token of this registry {how}: it was refused. If it was given out just now, the clocks of the replicas differ \
+             (\"dtr status\")"
+        );
+    }
 }
 
 fn refused(error: impl std::fmt::Display) -> AccessError {
@@ -176,7 +203,8 @@ impl Bearer {
         let verified =
             moka::sync::Cache::builder().max_capacity(20_000).time_to_live(TOKEN_LIFETIME).build();
         let issuer = issuer(cluster);
-        let this = Self { catalog, issuer, keys: RwLock::new(keys), verified };
+        let keys = RwLock::new(keys);
+        let this = Self { catalog, issuer, keys, verified, odd: Odd::default() };
         this.current().await?;
         Ok(this)
     }
@@ -312,6 +340,12 @@ impl Bearer {
             }
         };
         let now = self.catalog.now();
+        if now < verified.not_before {
+            self.odd.tell(now, "is from the future", verified.not_before.plus(SKEW));
+        } else if now > verified.expires_at.plus(TOKEN_LIFETIME) {
+            // Clients ask anew long before.
+            self.odd.tell(now, "has ended long ago", verified.expires_at);
+        }
         let good = verified.not_before <= now && now < verified.expires_at;
         // Looked up each time: keys are taken back on the day of a compromise, on all replicas at once.
         Ok((good && self.is_there(&verified.key).await?).then_some(verified))

@@ -1,17 +1,22 @@
 //! Alerts: what an administrator should do something about.
 
-use dtr_blobs::BlobStorage;
-use dtr_catalog::{Catalog, CatalogError, LastBackups, Need, records::Damage};
-use dtr_types::Timestamp;
+use dtr_catalog::{
+    Catalog, CatalogError, LastBackups, Need,
+    records::{Damage, ReplicaRecord},
+};
+use dtr_cluster::{Cluster, REPORT_LATE};
+use dtr_types::{Doubt, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
+
+use crate::ApiState;
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Alert {
-    /// What kind: `backup`, `content`, `identity`, `storage`, `replica`, `store`.
+    /// What kind: `backup`, `content`, `identity`, `storage`, `replica`, `store`, `clock`.
     pub id: String,
     /// `warning` or `critical`.
     pub class: String,
@@ -23,8 +28,6 @@ pub struct Alert {
 
 /// Without a backup for longer than this, there is an alert: as in the original.
 const BACKUP_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A replica that has not reported for longer than this is unhealthy.
-pub(crate) const REPORT_LATE: Duration = Duration::from_secs(90);
 
 /// What helps where content is in the way, also while pushes are refused.
 const MAKE_ROOM: &str = "Delete images (\"dtr tag delete --with-image\") or repositories that nobody needs and run \
@@ -32,6 +35,41 @@ const MAKE_ROOM: &str = "Delete images (\"dtr tag delete --with-image\") or repo
 
 fn alert(id: &str, class: &str, message: String, page: &str) -> Alert {
     Alert { id: id.to_owned(), class: class.to_owned(), message, url: format!("docs/{page}") }
+}
+
+/// What is wrong with a replica, as this one sees it; `None` when it is well.
+pub(crate) fn replica_problem(
+    state: &ApiState,
+    replica: &ReplicaRecord,
+    now: Timestamp,
+) -> Option<String> {
+    let is_late = || {
+        let since = replica.reported_at;
+        (now.since(since) > REPORT_LATE).then(|| format!("has not reported since {since}"))
+    };
+    // That this one lives, its answer says.
+    let late = match &state.cluster {
+        _ if replica.id == state.replica => None,
+        Some(cluster) => cluster.peers().problem(replica, now),
+        None => is_late(),
+    };
+    late.or_else(|| (replica.health != "OK").then(|| replica.health.clone()))
+}
+
+/// What is wrong with the store, although it answers.
+fn of_store(cluster: &Cluster) -> impl Iterator<Item = Alert> {
+    let store = |message, class, page| alert("store", class, message, page);
+    let of = move |found: Option<String>, class: &'static str, page: &'static str| {
+        found.map(|message| store(message, class, page))
+    };
+    [
+        of(cluster.trouble(), "critical", "replicas.md#when-etcd-is-full"),
+        of(cluster.lack(), "critical", "replicas.md#when-an-etcd-does-not-answer"),
+        of(cluster.member_problem(), "critical", "replicas.md#when-an-etcd-cannot-read-its-data"),
+        of(cluster.uneven(), "warning", "replicas.md#what-it-takes"),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 impl Alert {
@@ -46,11 +84,6 @@ impl Alert {
         let message =
             format!("nothing can be pushed, the disk of the store is full: {full}. {MAKE_ROOM}");
         alert("store", "critical", message, "install.md#when-the-disk-is-full")
-    }
-
-    /// Something is wrong with the store, although it answers.
-    pub(crate) fn store(message: String) -> Self {
-        alert("store", "critical", message, "replicas.md#when-etcd-is-full")
     }
 }
 
@@ -83,10 +116,8 @@ fn backup_message(last: &LastBackups, now: Timestamp) -> Option<String> {
 }
 
 /// All alerts of this moment.
-pub async fn alerts(
-    catalog: &Catalog,
-    blobs: &dyn BlobStorage,
-) -> Result<Vec<Alert>, CatalogError> {
+pub(crate) async fn alerts(state: &ApiState) -> Result<Vec<Alert>, CatalogError> {
+    let (catalog, blobs) = (&state.catalog, &state.blobs);
     let now = catalog.now();
     let settings = catalog.settings().await?;
     let mut found = Vec::new();
@@ -116,16 +147,19 @@ pub async fn alerts(
     }
     found.extend(damaged(catalog).await?);
     for replica in catalog.replicas().await? {
-        let late = now.since(replica.reported_at) > REPORT_LATE;
-        if late || replica.health != "OK" {
-            let reason = if late {
-                format!("has not reported since {}", replica.reported_at)
-            } else {
-                replica.health.clone()
-            };
+        if let Some(reason) = replica_problem(state, &replica, now) {
             let message = format!("replica {} on {}: {reason}", replica.id, replica.node);
             found.push(alert("replica", "critical", message, "install.md#health"));
         }
+    }
+    found.extend(state.cluster.iter().flat_map(of_store));
+    if let Some(doubt) = catalog.clock().doubt() {
+        let class = match doubt {
+            Doubt::Wrong(_) | Doubt::Apart(_) => "critical",
+            _ => "warning",
+        };
+        let message = doubt.alarm().map(str::to_owned);
+        found.extend(message.map(|message| alert("clock", class, message, "replicas.md#clocks")));
     }
     Ok(found)
 }

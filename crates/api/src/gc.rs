@@ -24,6 +24,9 @@ pub(crate) struct GcParams {
     /// Remove nothing: look in the storage for content that images lack, and give it to them again.
     #[serde(default)]
     relink: bool,
+    /// That this replica's clock is right now, although it was set or had jumped: what is old is deleted again.
+    #[serde(default)]
+    clock_is_right: bool,
 }
 
 /// Remove content that nothing refers to and that is older than the grace period: for administrators
@@ -38,6 +41,9 @@ pub(crate) async fn run(
     Params(params): Params<GcParams>,
 ) -> Result<Json<Value>, ApiError> {
     let _permit = auth::system(&state, &asking, Operation::CollectGarbage).await?;
+    if params.clock_is_right {
+        state.catalog.clock().confirm();
+    }
     let report = match params.relink {
         true => state.scheduler.relink_now(params.dry_run).await.map(|report| json!(report)),
         false => state.scheduler.collect_now(params.dry_run).await.map(|report| json!(report)),
@@ -47,6 +53,9 @@ pub(crate) async fn run(
         Err(JobError::Catalog(error)) => Err(error.into()),
         Err(error @ (JobError::Busy { .. } | JobError::Lost)) => {
             Err(ApiError::new(StatusCode::CONFLICT, "BUSY", error.to_string()))
+        }
+        Err(error @ JobError::Clock(_)) => {
+            Err(ApiError::new(StatusCode::CONFLICT, "CLOCK", error.to_string()))
         }
         Err(JobError::Blobs(error)) if error.is_storage_fault() => {
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string()))

@@ -27,7 +27,7 @@ mod tags;
 mod team_access;
 mod tokens;
 
-pub use alerts::{Alert, alerts};
+pub use alerts::Alert;
 pub use backup::Reports;
 pub use error::ApiError;
 pub use state::ApiState;

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use crate::{
     Alert, ApiError, ApiState,
-    alerts::{REPORT_LATE, alerts as find_alerts},
+    alerts::{alerts as find_alerts, replica_problem},
     auth::{self, Asking},
     extract::Body,
 };
@@ -173,7 +173,7 @@ pub(crate) async fn cluster_status(
     let members = members(&state).await;
     if let Err(error) = state.catalog.store().revision().await {
         let problem = match &state.cluster {
-            Some(_) => Cluster::unavailable(&error),
+            Some(cluster) => cluster.unavailable(&error),
             None => error.to_string(),
         };
         return Ok(Json(without_store(&state, &members, &problem).await));
@@ -187,7 +187,7 @@ pub(crate) async fn cluster_status(
     let cluster = state.catalog.cluster().await?;
     let status = state.catalog.store().status().await.map_err(dtr_catalog::CatalogError::from)?;
     let held =
-        hold::list(&**state.catalog.store(), now).await.map_err(dtr_catalog::CatalogError::from)?;
+        hold::list(&**state.catalog.store()).await.map_err(dtr_catalog::CatalogError::from)?;
     let holder = async |name: &str| {
         let found = state.catalog.get(&dtr_catalog::keys::lock(name)).await?;
         let holder = found.map(|found| found.value.holder.to_string());
@@ -206,11 +206,7 @@ pub(crate) async fn cluster_status(
         "restored_from": cluster.as_ref().and_then(|c| c.restored_from.clone()),
         "version": state.version,
         "replica_health": by_id(&|r| {
-            if now.since(r.reported_at) > REPORT_LATE {
-                json!(format!("has not reported since {}", r.reported_at))
-            } else {
-                json!(r.health)
-            }
+            json!(replica_problem(&state, r, now).unwrap_or_else(|| "OK".to_owned()))
         }),
         "replica_timestamp": by_id(&|r| json!(r.reported_at)),
         "replica_readonly": by_id(&|_| json!(settings.read_only_registry)),
@@ -228,6 +224,8 @@ pub(crate) async fn cluster_status(
             "compacted": status.compacted,
             "size_bytes": status.size_bytes,
             "trouble": state.cluster.as_ref().and_then(Cluster::trouble).or(status.full),
+            "lack": state.cluster.as_ref().and_then(Cluster::lack),
+            "own_member": state.cluster.as_ref().and_then(Cluster::member_problem),
             "holds": held.iter().map(|hold| json!({
                 "purpose": hold.record.purpose,
                 "revision": hold.revision,
@@ -240,6 +238,10 @@ pub(crate) async fn cluster_status(
             "free_bytes": storage.free,
             "total_bytes": storage.total,
             "damaged_blobs": state.catalog.damaged_blobs(1).await?.1,
+        },
+        "clock": {
+            "now": now,
+            "problem": state.catalog.clock().doubt().and_then(|doubt| doubt.alarm().map(str::to_owned)),
         },
         "last_backup": backups.confirmed,
         "last_backup_sent": backups.sent,
@@ -330,14 +332,11 @@ pub(crate) async fn alerts(
     asking: Asking,
 ) -> Result<Json<Vec<Alert>>, ApiError> {
     let _permit = auth::system(&state, &asking, Operation::ViewAlerts).await?;
-    let mut found = find_alerts(&state.catalog, &*state.blobs).await?;
-    match &state.cluster {
-        Some(cluster) => found.extend(cluster.trouble().map(Alert::store)),
-        None => {
-            let store = state.catalog.store().status().await;
-            let store = store.map_err(dtr_catalog::CatalogError::from)?;
-            found.extend(store.full.as_deref().map(Alert::store_disk));
-        }
+    let mut found = find_alerts(&state).await?;
+    if state.cluster.is_none() {
+        let store = state.catalog.store().status().await;
+        let store = store.map_err(dtr_catalog::CatalogError::from)?;
+        found.extend(store.full.as_deref().map(Alert::store_disk));
     }
     if let Err(error) = state.identity.health().await {
         found.push(Alert::identity(&error.to_string()));

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dtr_store::{At, Expect, KeyValue, Outcome, SharedStore, StoreExt as _, Transaction};
-use dtr_types::{Clock, Random, Revision, Timestamp};
+use dtr_store::{
+    At, Expect, KeyValue, Outcome, SharedStore, StoreExt as _, Transaction,
+    age::{self, Ages},
+};
+use dtr_types::{Clock, Doubt, Random, Revision, Timestamp};
 
 use crate::{
     CatalogError, Key, Record, codec, keys,
@@ -82,6 +85,26 @@ impl Catalog {
     /// Now.
     pub fn now(&self) -> Timestamp {
         self.inner.clock.now()
+    }
+
+    /// How old revisions are at least, in time that was seen to pass: what is deleted for its age goes by this.
+    pub async fn ages(&self) -> Result<Ages, CatalogError> {
+        Ok(age::read(&**self.store()).await?)
+    }
+
+    /// Adds to that what has passed since this process did so last: for the one who does the background work.
+    pub async fn observe(&self) -> Result<Ages, CatalogError> {
+        Ok(age::observe(&**self.store(), &**self.clock()).await?)
+    }
+
+    /// The same, if this process did so last: for whoever is about to delete what is old.
+    pub async fn observe_again(&self) -> Result<Ages, CatalogError> {
+        Ok(age::observe_again(&**self.store(), &**self.clock()).await?)
+    }
+
+    /// Why nothing may be deleted for its age at this moment, if that is so: the clock is not to be relied on.
+    pub fn deletion_pauses(&self) -> Option<Doubt> {
+        self.inner.clock.doubt().filter(Doubt::pauses_deletion)
     }
 
     /// One record, at the latest revision.

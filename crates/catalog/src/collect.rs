@@ -149,11 +149,11 @@ impl Catalog {
         }
     }
 
-    /// Forgets removals that ended before `before`. Yields how many.
-    pub async fn forget_removed(&self, before: Timestamp) -> Result<u64, CatalogError> {
+    /// Forgets removals that had ended at a revision. Yields how many.
+    pub async fn forget_removed(&self, at: Revision) -> Result<u64, CatalogError> {
         let mut forgotten = 0;
         for removed in self.all_condemned().await? {
-            if removed.stage == CondemnedStage::Removed && removed.since < before {
+            if removed.stage == CondemnedStage::Removed && removed.modified <= at {
                 let key = keys::condemned(&removed.digest);
                 let gone = Transaction::new().if_modified_at(&key, removed.modified).delete(&key);
                 self.commit(gone).await?;
@@ -184,7 +184,7 @@ impl Catalog {
             return Ok(Some(Removal { condemned: condemned.clone(), blob: None }));
         };
         let candidate = self.get(&keys::candidate(digest)).await?;
-        let held = hold::oldest(&**self.store(), self.now()).await?;
+        let held = hold::oldest(&**self.store()).await?;
         let is_held = match (&candidate, held) {
             (Some(candidate), Some(held)) => candidate.modified >= held,
             (None, Some(_)) => true,

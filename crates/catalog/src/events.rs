@@ -3,7 +3,9 @@
 use dtr_store::{At, StoreExt as _, Transaction};
 use dtr_types::RepositoryId;
 
-use crate::{Catalog, CatalogError, Kind, Page, TransactionExt as _, keys, records::Event};
+use crate::{
+    Catalog, CatalogError, Kind, Page, TransactionExt as _, Versioned, keys, records::Event,
+};
 
 impl Catalog {
     /// Records events that belong to no other change, such as pulls: all in as few transactions as possible.
@@ -34,10 +36,9 @@ impl Catalog {
     }
 
     /// The oldest events.
-    pub async fn oldest_events(&self, limit: usize) -> Result<Vec<Event>, CatalogError> {
+    pub async fn oldest_events(&self, limit: usize) -> Result<Vec<Versioned<Event>>, CatalogError> {
         let prefix = Kind::Event.prefix().as_bytes();
-        let page = self.list::<Event>(prefix, None, limit, At::Latest).await?;
-        Ok(page.items.into_iter().map(|found| found.value).collect())
+        Ok(self.list(prefix, None, limit, At::Latest).await?.items)
     }
 
     /// Deletes events and their places in the lists of their repositories.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dtr_store::{At, Outcome, Range, SharedStore, StoreError, Transaction, hold, prefix_end};
+use dtr_store::{At, OWN, Outcome, Range, SharedStore, StoreError, Transaction, hold, prefix_end};
 use dtr_types::{Digest, Manifest, RepositoryId};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
@@ -295,10 +295,10 @@ impl Catalog {
             let Some(first) = self.store().range(range).await?.items.into_iter().next() else {
                 return Ok(None);
             };
-            if !first.key.starts_with(hold::PREFIX) {
+            if !first.key.starts_with(OWN) {
                 return Ok(Some(first.key));
             }
-            start = prefix_end(hold::PREFIX);
+            start = prefix_end(OWN);
         }
     }
 
@@ -329,7 +329,7 @@ impl Catalog {
         }
     }
 
-    /// Removes everything but holds and the mark of the restore, and forgets that it was there.
+    /// Removes everything but what the store keeps for itself and the mark of the restore, and forgets that it was there.
     async fn clear(&self) -> Result<(), CatalogError> {
         let mark = keys::restore();
         let limit = self.store().limits().operations_max;
@@ -349,7 +349,7 @@ impl Catalog {
             let transaction = page
                 .items
                 .into_iter()
-                .filter(|kv| kv.key != *mark.bytes() && !kv.key.starts_with(hold::PREFIX))
+                .filter(|kv| kv.key != *mark.bytes() && !kv.key.starts_with(OWN))
                 .fold(Transaction::new(), |t, kv| t.delete(kv.key));
             on_the_way.push(self.store().commit(transaction));
             if on_the_way.len() >= IN_FLIGHT_MAX
@@ -362,7 +362,7 @@ impl Catalog {
             outcome?;
         }
         let revision = self.store().revision().await?;
-        hold::compact(&**self.store(), self.now(), revision).await?;
+        hold::compact(&**self.store(), revision).await?;
         Ok(())
     }
 

@@ -58,6 +58,7 @@
 //! | `iv/` | service id | [`Service`]: registered DTRs | `identity/services` |
 //! | `restore` | | [`RestoreRecord`]: a restore that has not finished | no |
 //! | `!hold/` | hold id | a hold ([`dtr_store::hold`]) | no |
+//! | `!age` | | how much time was seen to pass, and at which revisions ([`dtr_store::age`]) | no: what is restored is new |
 
 use std::{fmt, marker::PhantomData};
 

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use dtr_store::{Outcome, Transaction};
-use dtr_types::{RepositoryId, Revision, Timestamp};
+use dtr_types::{RepositoryId, Revision};
 
 use crate::{
     Catalog, CatalogError, Kind, PutManifest, TransactionExt as _, Versioned, keys,
@@ -149,10 +149,10 @@ impl Catalog {
         Ok(())
     }
 
-    /// Gives up pushes that were begun before a time and have not ended: their clients, or the process, are gone.
+    /// Gives up pushes that had begun at a revision and have not ended: their clients, or the process, are gone.
     /// Yields how many.
-    pub async fn drop_staged_manifests(&self, before: Timestamp) -> Result<u64, CatalogError> {
-        self.drop_staged_in(Kind::StagedManifest.prefix().as_bytes(), Some(before)).await
+    pub async fn drop_staged_manifests(&self, at: Revision) -> Result<u64, CatalogError> {
+        self.drop_staged_in(Kind::StagedManifest.prefix().as_bytes(), Some(at)).await
     }
 
     /// Gives up all pushes into a repository that was deleted.
@@ -163,7 +163,7 @@ impl Catalog {
     async fn drop_staged_in(
         &self,
         prefix: &[u8],
-        before: Option<Timestamp>,
+        begun: Option<Revision>,
     ) -> Result<u64, CatalogError> {
         let mut dropped = 0;
         let mut after: Option<String> = None;
@@ -173,7 +173,7 @@ impl Catalog {
                 .list::<StagedManifest>(prefix, after.as_deref(), 8, dtr_store::At::Latest)
                 .await?;
             for staged in &page.items {
-                if before.is_none_or(|before| staged.value.since < before) {
+                if begun.is_none_or(|begun| staged.modified <= begun) {
                     self.drop_staged_manifest(staged).await?;
                     dropped += 1;
                 }

@@ -75,12 +75,9 @@ impl Catalog {
     pub async fn list_uploads(
         &self,
         after: Option<&UploadId>,
-    ) -> Result<Page<UploadRecord>, CatalogError> {
+    ) -> Result<Page<Versioned<UploadRecord>>, CatalogError> {
         let prefix = Kind::Upload.prefix().as_bytes();
-        let page =
-            self.list::<UploadRecord>(prefix, after.map(UploadId::as_str), 0, At::Latest).await?;
-        let items = page.items.into_iter().map(|found| found.value).collect();
-        Ok(Page { revision: page.revision, items, more: page.more })
+        self.list(prefix, after.map(UploadId::as_str), 0, At::Latest).await
     }
 }
 

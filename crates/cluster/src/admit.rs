@@ -8,7 +8,7 @@ use dtr_blobs::body;
 use dtr_catalog::keys;
 use dtr_store_etcd::{AdminError, EtcdStore, MemberFacts};
 use dtr_transport::pki::SubjectNames;
-use dtr_types::{ClusterId, Digest, Random as _, ReplicaId, SystemRandom};
+use dtr_types::{ClusterId, Digest, Doubt, Random as _, ReplicaId, SystemRandom, Timestamp, span};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -25,6 +25,9 @@ pub const REPLICAS_MAX: usize = 7;
 /// which one that has come just now cannot have yet, and takes some more to find one whose address has changed.
 const CONNECTED_MAX: Duration = Duration::from_secs(20);
 const CONNECTED_LOOK: Duration = Duration::from_millis(500);
+
+/// How far the clock of a machine that joins may be from this one's; in milliseconds.
+const CLOCKS_APART: i64 = 60_000;
 
 /// What a replica says that wants to come in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,6 +48,9 @@ pub struct JoinRequest {
     /// Whether it comes in although other replicas do not answer.
     #[serde(default)]
     pub unsafe_join: bool,
+    /// What its clock says; one that is wrong does not come in.
+    #[serde(default)]
+    pub now: Option<Timestamp>,
 }
 
 /// A member's name and where other members reach it.
@@ -89,6 +95,9 @@ pub struct Admission {
     pub token: String,
     /// What it must find in its blob storage.
     pub probe: Probe,
+    /// The address for clients, `host` or `host:port`; empty where each replica has its own.
+    #[serde(default)]
+    pub external: String,
 }
 
 impl Cluster {
@@ -108,6 +117,7 @@ impl Cluster {
                 cluster.data_format, request.data_format
             )));
         }
+        self.check_clock(request)?;
         let names = names(&request.host)?;
         let peer_url = format!("https://{}:{}", url_host(&request.host), request.peer_port);
         let others = self.others(request, &peer_url).await?;
@@ -136,7 +146,27 @@ impl Cluster {
             endpoints: endpoints.collect(),
             token: cluster.id.to_string(),
             probe,
+            external: self.catalog.settings().await?.dtr_host,
         })
+    }
+
+    /// Refuses a machine whose clock is not this one's, and everybody while this one's is wrong.
+    fn check_clock(&self, request: &JoinRequest) -> Result<(), ClusterError> {
+        if let Some(doubt) = self.catalog.clock().doubt().filter(Doubt::is_wrong) {
+            return Err(ClusterError::refused(format!("{doubt}. Join through another replica")));
+        }
+        let Some(theirs) = request.now else { return Ok(()) };
+        let ours = self.catalog.now();
+        let ahead = theirs.millis() - ours.millis();
+        if ahead.abs() <= CLOCKS_APART {
+            return Ok(());
+        }
+        let way = if ahead > 0 { "ahead of" } else { "behind" };
+        Err(ClusterError::refused(format!(
+            "the clock of the machine that wants to join stands at {theirs}, {} {way} the one of replica {}: set the wrong              one right (timedatectl, chronyc makestep), then run this again",
+            span(ahead),
+            self.here
+        )))
     }
 
     /// The authority, a certificate of it for a replica, and what it took back.

@@ -6,13 +6,16 @@ use dtr_catalog::keys;
 use dtr_store::{At, Store as _, StoreError};
 use dtr_store_etcd::{
     ConnectError, EtcdStore, Options, Tls,
-    member::{Initial, Member, MemberError, MemberOptions, MemberState},
+    member::{Initial, Member, MemberError, MemberOptions, MemberState, MemberTrouble},
 };
 use dtr_transport::pki::PkiError;
 use dtr_types::{Clock as _, ReplicaId, SystemClock};
 use tokio::sync::watch;
 
-use crate::{EtcdConfig, Folder, Identity, MemberConfig, config::QUOTA, member_name};
+use crate::{
+    EtcdConfig, Folder, Identity, MemberConfig, config::QUOTA, member_name,
+    members::does_not_stay_up,
+};
 
 /// The program, looked up in the system's folders.
 const PROGRAM: &str = "etcd";
@@ -235,6 +238,18 @@ impl Engine {
     /// What the member does, if there is one.
     pub fn member_state(&self) -> Option<watch::Receiver<MemberState>> {
         self.member.as_ref().map(Member::state)
+    }
+
+    /// Why the member does not stay up, while that is so.
+    pub(crate) fn member_trouble(&self) -> Option<watch::Receiver<Option<MemberTrouble>>> {
+        self.member.as_ref().map(Member::trouble)
+    }
+
+    /// The same in words, with the way out, for the time before anything of the cluster can be asked.
+    pub fn member_problem(&self, id: &ReplicaId) -> Option<String> {
+        let trouble = self.member.as_ref()?.trouble().borrow().clone()?;
+        let alone = self.store.maintenance().endpoints().len() < 2;
+        Some(does_not_stay_up(&trouble, id.as_str(), alone))
     }
 
     /// Ends the member cleanly. Others that hold the store get errors from here on, unless other members answer them.

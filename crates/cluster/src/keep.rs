@@ -156,7 +156,7 @@ impl Keeper {
                         if !self.folder.has_begun() && self.is_told_otherwise(member, &members) {
                             return Ended::Restart;
                         }
-                        self.remember_others(&members, &mut known);
+                        self.remember_others(member, &members, &mut known);
                         self.vote(own).await
                     }
                     // Whoever let us in had seen us among the members.
@@ -232,12 +232,23 @@ impl Keeper {
         ASK
     }
 
-    fn remember_others(&self, members: &[MemberFacts], known: &mut Option<Vec<String>>) {
+    /// Writes down where the others are, and goes to them from here on when its own member does not answer.
+    fn remember_others(
+        &self,
+        own: &MemberConfig,
+        members: &[MemberFacts],
+        known: &mut Option<Vec<String>>,
+    ) {
         let name = member_name(&self.id);
         let others = members.iter().filter(|m| m.name != name && !m.learner);
         let mut now: Vec<_> = others.flat_map(|m| m.client_urls.iter().cloned()).collect();
         now.sort();
         if known.as_ref() != Some(&now) && (self.remember)(News::Endpoints(now.clone())) {
+            let all: Vec<_> =
+                std::iter::once(own.client_url()).chain(now.iter().cloned()).collect();
+            if let Err(error) = self.store.set_endpoints(&all) {
+                tracing::warn!(%error, "the other members are not asked before the next start");
+            }
             *known = Some(now);
         }
     }

@@ -16,7 +16,9 @@ mod folder;
 mod format;
 mod identity;
 mod keep;
+mod members;
 mod others;
+mod peers;
 mod pending;
 mod remove;
 mod upkeep;
@@ -29,6 +31,7 @@ pub use format::{Raise, raise};
 pub use identity::{AUTHORITY, Founded, Identity};
 pub use keep::{Ended, Keeper, News};
 pub use others::against_going_alone;
+pub use peers::{Look, Peers, REPORT_LATE};
 pub use remove::{Removal, strike_restart};
 
 use std::sync::{
@@ -38,7 +41,6 @@ use std::sync::{
 
 use dtr_blobs::{BlobError, SharedBlobs};
 use dtr_catalog::{Catalog, CatalogError};
-use dtr_store::StoreError;
 use dtr_store_etcd::{AdminError, EtcdStore, MemberFacts, MemberStatus};
 use dtr_transport::pki::PkiError;
 use dtr_types::ReplicaId;
@@ -89,6 +91,9 @@ pub struct Cluster {
     saved_quota: Arc<Mutex<Option<u64>>>,
     /// Whether this replica is not among the members.
     outside: Arc<AtomicBool>,
+    peers: Peers,
+    seen: members::Seen,
+    member_trouble: members::Troubles,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -122,8 +127,25 @@ impl Cluster {
     pub fn new(catalog: Catalog, blobs: SharedBlobs, engine: &Engine, here: ReplicaId) -> Self {
         let (store, own_members) = (Arc::clone(engine.store()), engine.has_member());
         let (quota, trouble, outside) = (engine.quota(), Arc::default(), Arc::default());
-        let saved_quota = Arc::default();
-        Self { catalog, blobs, store, here, own_members, quota, trouble, saved_quota, outside }
+        Self {
+            catalog,
+            blobs,
+            store,
+            here,
+            own_members,
+            quota,
+            trouble,
+            saved_quota: Arc::default(),
+            outside,
+            peers: Peers::default(),
+            seen: Arc::default(),
+            member_trouble: engine.member_trouble(),
+        }
+    }
+
+    /// What was seen of the other replicas.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Why this replica does not count for any majority although it answers; `None` when it does.
@@ -149,15 +171,6 @@ impl Cluster {
     /// Whether replicas run etcd's members, so that what members can bear is their affair.
     pub fn runs_members(&self) -> bool {
         self.own_members
-    }
-
-    /// Why the store does not answer, in words: the error tells of the member that was asked last, whichever that was.
-    pub fn unavailable(error: &StoreError) -> String {
-        if error.may_retry() {
-            format!("no majority of the members of etcd follows a leader: {error}")
-        } else {
-            error.to_string()
-        }
     }
 
     /// The members of etcd, each asked how it is.

@@ -120,8 +120,10 @@ impl Cluster {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Looks at the member of this replica, or at the etcd that was given, for [`Cluster::trouble`].
+    /// Looks at the members, and at that of this replica, or at the etcd that was given, for [`Cluster::trouble`] and
+    /// [`Cluster::lack`].
     pub async fn look(&self) {
+        self.look_at_members().await;
         let maintenance = self.store.maintenance();
         // The nearest comes first.
         let Some(url) = maintenance.endpoints().into_iter().next() else { return };
@@ -217,7 +219,7 @@ impl Cluster {
         let unavailable = |error: StoreError| ClusterError::Catalog(error.into());
         let latest = store.revision().await.map_err(unavailable)?;
         let before = store.status().await.map_err(unavailable)?.compacted;
-        let held = hold::oldest(store, self.catalog.now()).await.map_err(unavailable)?;
+        let held = hold::oldest(store).await.map_err(unavailable)?;
         let to = held.map_or(latest, |held| held.min(latest));
         // First where it is waited for: what was compacted already is not waited for any more. The others follow by
         // themselves, and have their turn at the next run where they are late.

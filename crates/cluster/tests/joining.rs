@@ -81,6 +81,7 @@ fn request(who: &str) -> JoinRequest {
         public_key: Identity::new_key().expect("a key").public,
         data_format: DATA_FORMAT,
         unsafe_join: false,
+        now: None,
     }
 }
 
@@ -99,6 +100,27 @@ async fn learners(cluster: &Cluster) -> usize {
 
 async fn certificates(catalog: &Catalog, prefix: &str) -> Vec<CertificateRecord> {
     catalog.all(format!("cert/{prefix}").as_bytes()).await.expect("a list")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_with_another_clock_does_not_come_in() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (engine, cluster, catalog) = first(dir.path()).await;
+    let hours = Duration::from_secs(6 * 3600);
+    for (now, way) in [
+        (catalog.now().plus(hours), "h 59 min ahead of"),
+        (catalog.now().minus(hours), "6 h behind"),
+    ] {
+        let wrong = JoinRequest { now: Some(now), ..request("000000000002") };
+        let why = refusal(cluster.admit(&wrong).await);
+        assert!(why.contains("the clock of the machine that wants to join"), "{why}");
+        assert!(why.contains(way) || why.contains("6 h ahead of"), "{why}");
+    }
+    assert_eq!(learners(&cluster).await, 0, "nothing was changed");
+    let near = catalog.now().plus(Duration::from_secs(20));
+    let right = JoinRequest { now: Some(near), ..request("000000000002") };
+    cluster.admit(&right).await.expect("let in");
+    engine.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

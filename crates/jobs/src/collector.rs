@@ -64,8 +64,11 @@ pub async fn collect(
 ) -> Result<CollectReport, JobError> {
     let mut report = CollectReport::default();
     if !options.dry_run {
+        blobs.confirm().await?;
+        may_delete(catalog)?;
         report.resumed = resume(catalog, blobs).await?;
     }
+    let old = catalog.ages().await?.older_than(options.grace);
     let mut after: Option<Digest> = None;
     loop {
         let page = catalog.list_candidates(after.as_ref(), PAGE).await?;
@@ -79,12 +82,12 @@ pub async fn collect(
                 }
                 continue;
             }
-            if catalog.now().since(candidate.value.since) < options.grace {
+            if candidate.modified > old {
                 report.young += 1;
                 continue;
             }
             // A hold from before the candidate was listed may need the blob: it had references then.
-            let oldest = hold::oldest(&**catalog.store(), catalog.now()).await?;
+            let oldest = hold::oldest(&**catalog.store()).await?;
             if oldest.is_some_and(|held| candidate.modified >= held) {
                 report.held += 1;
                 continue;
@@ -111,13 +114,19 @@ pub async fn collect(
     }
 }
 
+/// Whether anything may be deleted for its age at this moment.
+pub(crate) fn may_delete(catalog: &Catalog) -> Result<(), JobError> {
+    catalog.deletion_pauses().map_or(Ok(()), |doubt| Err(JobError::Clock(doubt)))
+}
+
 /// Goes on with what others have begun. Yields how many.
 pub(crate) async fn resume(catalog: &Catalog, blobs: &dyn BlobStorage) -> Result<u64, JobError> {
     // Whoever set it aside needs it no more, or puts it back as well.
     blobs.put_back_all().await?;
     let mut resumed = 0;
+    let ages = catalog.ages().await?;
     for condemned in catalog.list_condemned().await? {
-        let age = catalog.now().since(condemned.since);
+        let age = ages.age(condemned.modified);
         if condemned.stage == CondemnedStage::Removing && age < blobs.removal_settles() {
             continue;
         }

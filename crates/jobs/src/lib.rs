@@ -37,6 +37,9 @@ pub enum JobError {
         /// Since when.
         since: dtr_types::Timestamp,
     },
+    /// Nothing is deleted while this replica's clock is not to be relied on.
+    #[error("nothing is collected here at this moment: {0}")]
+    Clock(dtr_types::Doubt),
     /// It took so long to reach the store that another replica may have begun.
     #[error("the lock was lost: another replica goes on with it")]
     Lost,

@@ -40,6 +40,8 @@ pub async fn sweep(
 ) -> Result<SweepReport, JobError> {
     let mut report = SweepReport::default();
     if !dry_run {
+        blobs.confirm().await?;
+        collector::may_delete(catalog)?;
         collector::resume(catalog, blobs).await?;
     }
     let mut after: Option<Digest> = None;

@@ -1,14 +1,15 @@
-//! When each job runs: the small duties every minute, the collector by its settings, the sweep once a day. Of several
-//! replicas one does all of it, under a lock; when it dies, another takes over.
+//! When each job runs: the small duties every minute, the collector by its settings, the sweep once a day, by time that this
+//! process runs. Of several replicas one does all of it, under a lock; when it dies, or its clock is found to be wrong,
+//! another takes over.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dtr_blobs::SharedBlobs;
 use dtr_catalog::{Catalog, CatalogError};
 use dtr_store::StoreError;
-use dtr_types::{ReplicaId, Revision, Timestamp};
-use tokio::sync::Mutex;
+use dtr_types::{Doubt, ReplicaId};
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
     collect, relink, sweep, tidy,
 };
 
+/// How often it is seen how much time has passed, for what is deleted for its age.
+const OBSERVE_EVERY: Duration = Duration::from_secs(15);
 /// How often the small duties are done.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How often a replica that does not do the background work looks whether nobody does.
@@ -25,6 +28,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// How long history of the store stays readable for watches that lost their connection.
 const HISTORY: Duration = Duration::from_secs(600);
 
+/// How often the one who works looks whether its clock is right.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the files of the store are looked at.
 const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
@@ -73,6 +78,9 @@ impl Scheduler {
     pub async fn collect_now(&self, dry_run: bool) -> Result<CollectReport, JobError> {
         let settings = self.catalog.settings().await?;
         let grace = Duration::from_secs(settings.gc_grace_seconds).max(GRACE_MIN);
+        if !dry_run {
+            self.catalog.observe_again().await?;
+        }
         let work = collect(&self.catalog, &*self.blobs, CollectOptions { grace, dry_run });
         if dry_run { work.await } else { self.alone(work).await }
     }
@@ -104,10 +112,23 @@ impl Scheduler {
     /// Runs until `stop`. An error is logged and the job tried again at its next time.
     pub async fn run(&self, stop: CancellationToken) {
         loop {
+            if self.is_wrong() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(TAKE_EVERY) => {}
+                }
+                continue;
+            }
             match Lock::take(&self.catalog, DUTIES, &self.replica).await {
                 Ok(Ok(lock)) => {
                     tracing::info!("this replica does the background work");
                     tokio::select! {
+                        () = self.found_wrong() => {
+                            tracing::warn!(
+                                "the background work is left to another replica: the clock of this one is wrong"
+                            );
+                            lock.release().await;
+                        }
                         () = lock.lost() => {
                             tracing::warn!("the background work is left to whoever takes it now");
                         }
@@ -133,6 +154,18 @@ impl Scheduler {
         }
     }
 
+    /// Whether this replica's clock is the wrong one of several.
+    fn is_wrong(&self) -> bool {
+        self.catalog.clock().doubt().as_ref().is_some_and(Doubt::is_wrong)
+    }
+
+    /// Returns when it is.
+    async fn found_wrong(&self) {
+        while !self.is_wrong() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Looks after the files of the store, for as long as it is polled.
     async fn keep_up(&self) {
         let Some(upkeep) = &self.upkeep else { return std::future::pending().await };
@@ -144,23 +177,27 @@ impl Scheduler {
 
     /// Does all of it until `stop`.
     async fn work(&self, stop: &CancellationToken) {
-        // Revisions with the time at which each was the latest: to know how far history may be forgotten.
-        let mut revisions: VecDeque<(Timestamp, Revision)> = VecDeque::new();
-        let mut collected_at = self.catalog.now();
-        let mut swept_at = self.catalog.now();
+        let mut tidied = Instant::now();
+        let (mut collected, mut swept) = (tidied, tidied);
         loop {
+            if let Err(error) = self.catalog.observe().await {
+                tracing::warn!(%error, "that time passes was not written down: nothing becomes old meanwhile");
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(TIDY_EVERY) => {}
+                () = tokio::time::sleep(OBSERVE_EVERY) => {}
             }
-            let now = self.catalog.now();
-            if let Err(error) = self.tidy_once(&mut revisions, now).await {
+            if tidied.elapsed() < TIDY_EVERY {
+                continue;
+            }
+            tidied = Instant::now();
+            if let Err(error) = self.tidy_once().await {
                 tracing::warn!(%error, "the small duties were not finished; they go on in a minute");
             }
             let Ok(settings) = self.catalog.settings().await else { continue };
             let every = Duration::from_secs(settings.gc_interval_seconds.max(60));
-            if settings.gc_enabled && now.since(collected_at) >= every {
-                collected_at = now;
+            if settings.gc_enabled && collected.elapsed() >= every {
+                collected = Instant::now();
                 match self.collect_now(false).await {
                     Ok(report) => tracing::info!(
                         removed = report.removed,
@@ -171,8 +208,8 @@ impl Scheduler {
                     Err(error) => tracing::warn!(%error, "the collector stopped early"),
                 }
             }
-            if settings.gc_enabled && now.since(swept_at) >= SWEEP_EVERY {
-                let before = std::mem::replace(&mut swept_at, now);
+            if settings.gc_enabled && swept.elapsed() >= SWEEP_EVERY {
+                let before = std::mem::replace(&mut swept, Instant::now());
                 let grace = Duration::from_secs(settings.gc_grace_seconds).max(2 * HISTORY);
                 match self.alone(sweep(&self.catalog, &*self.blobs, grace, false)).await {
                     Ok(report) => tracing::info!(
@@ -181,28 +218,16 @@ impl Scheduler {
                         relinked = report.relinked,
                         "swept the blob storage"
                     ),
-                    // In a minute it may have ended.
-                    Err(JobError::Busy { .. }) => swept_at = before,
+                    // In a minute it may have ended, or the clock be right.
+                    Err(JobError::Busy { .. } | JobError::Clock(_)) => swept = before,
                     Err(error) => tracing::warn!(%error, "the sweep stopped early"),
                 }
             }
         }
     }
 
-    async fn tidy_once(
-        &self,
-        revisions: &mut VecDeque<(Timestamp, Revision)>,
-        now: Timestamp,
-    ) -> Result<(), JobError> {
-        revisions.push_back((now, self.catalog.store().revision().await?));
-        let mut keep_from = Revision::ZERO;
-        while let Some((at, revision)) = revisions.front().copied() {
-            if now.since(at) < HISTORY {
-                break;
-            }
-            keep_from = revision;
-            revisions.pop_front();
-        }
+    async fn tidy_once(&self) -> Result<(), JobError> {
+        let keep_from = self.catalog.ages().await?.older_than(HISTORY);
         let settings = self.catalog.settings().await?;
         let report = tidy(&self.catalog, &*self.blobs, &settings, keep_from).await?;
         if report.uploads + report.repositories + report.manifests + report.events + report.tags > 0

@@ -5,9 +5,9 @@ use std::time::Duration;
 use dtr_blobs::BlobStorage;
 use dtr_catalog::{
     Catalog, Kind, keys,
-    records::{AccessToken, DeletedRepository, Settings, TokenOrigin},
+    records::{AccessToken, DeletedRepository, Event, Settings, TokenOrigin},
 };
-use dtr_store::{At, hold};
+use dtr_store::{At, age::Ages, hold};
 use dtr_types::{Revision, Timestamp};
 use serde::Serialize;
 
@@ -63,48 +63,53 @@ pub async fn tidy(
         catalog.finish_deleted_manifest(&left.repository, &left.digest).await?;
         report.manifests += 1;
     }
-    report.manifests += catalog.drop_staged_manifests(now.minus(STAGED_EXPIRY)).await?;
+    let ages = catalog.ages().await?;
+    report.manifests += catalog.drop_staged_manifests(ages.older_than(STAGED_EXPIRY)).await?;
     catalog.finish_unlinked_blobs().await?;
-    catalog.forget_removed(now.minus(REMOVED_KEPT)).await?;
+    catalog.forget_removed(ages.older_than(REMOVED_KEPT)).await?;
     let deleted: Vec<DeletedRepository> =
         catalog.all(Kind::DeletedRepository.prefix().as_bytes()).await?;
     for repository in deleted {
         catalog.purge_repository(&repository.id).await?;
         report.repositories += 1;
     }
-    let expiry = Duration::from_secs(settings.upload_expiry_days.max(1) * 86_400);
-    report.uploads = purge_uploads(catalog, blobs, now.minus(expiry)).await?;
-    report.sessions = catalog.purge_sessions(now).await?;
-    report.tokens = purge_tokens(catalog, now).await?;
     report.tags = catalog.enforce_tag_limits(TAGS_MAX).await? as u64;
-    if settings.repo_event_history_compaction_enabled {
-        report.events = purge_events(catalog, settings, now).await?;
+    if catalog.deletion_pauses().is_none() {
+        let expiry = Duration::from_secs(settings.upload_expiry_days.max(1) * 86_400);
+        let old = (ages.older_than(expiry), now.minus(expiry));
+        report.uploads = purge_uploads(catalog, blobs, old).await?;
+        report.sessions = catalog.purge_sessions(now).await?;
+        report.tokens = purge_tokens(catalog, now).await?;
+        if settings.repo_event_history_compaction_enabled {
+            report.events = purge_events(catalog, settings, &ages).await?;
+        }
     }
     if keep_from > Revision::ZERO {
-        report.compacted_to = hold::compact(&**catalog.store(), now, keep_from).await?;
+        report.compacted_to = hold::compact(&**catalog.store(), keep_from).await?;
     }
     // Last, for it needs the storage.
     report.mended = recheck(catalog, blobs).await?;
     Ok(report)
 }
 
-/// Uploads that have not moved since `before`: first those with a record, then bytes that lost theirs.
+/// Uploads that have not moved since a revision, or, where it is bytes that lost their record, since a time of the storage.
 async fn purge_uploads(
     catalog: &Catalog,
     blobs: &dyn BlobStorage,
-    before: Timestamp,
+    (moved, before): (Revision, Timestamp),
 ) -> Result<u64, JobError> {
     let mut purged = 0;
     let mut after = None;
     loop {
         let page = catalog.list_uploads(after.as_ref()).await?;
-        for upload in page.items.iter().filter(|upload| upload.updated_at < before) {
+        for upload in page.items.iter().filter(|upload| upload.modified <= moved) {
+            let upload = &upload.value;
             blobs.confirm().await?;
             catalog.delete_upload(&upload.id).await?;
             blobs.upload_abort(&upload.id).await?;
             purged += 1;
         }
-        after = page.items.last().map(|upload| upload.id.clone());
+        after = page.items.last().map(|upload| upload.value.id.clone());
         if !page.more || after.is_none() {
             break;
         }
@@ -160,11 +165,13 @@ async fn purge_tokens(catalog: &Catalog, now: Timestamp) -> Result<u64, JobError
 async fn purge_events(
     catalog: &Catalog,
     settings: &Settings,
-    now: Timestamp,
+    ages: &Ages,
 ) -> Result<u64, JobError> {
-    let oldest_kept = match settings.repo_event_history_max_age {
-        0 => String::new(),
-        seconds => dtr_catalog::records::Event::id_prefix(now.minus(Duration::from_secs(seconds))),
+    let age = Duration::from_secs(settings.repo_event_history_max_age);
+    // By both: a restored event is new here, and a clock that was set makes none old.
+    let (old, oldest_kept) = match age.is_zero() {
+        true => (Revision::ZERO, String::new()),
+        false => (ages.older_than(age), Event::id_prefix(catalog.now().minus(age))),
     };
     let mut excess = match settings.repo_event_history_to_keep {
         0 => 0,
@@ -176,8 +183,11 @@ async fn purge_events(
         let gone: Vec<_> = events
             .into_iter()
             .enumerate()
-            .filter(|(i, event)| event.id < oldest_kept || (*i as u64) < excess)
-            .map(|(_, event)| event)
+            .filter(|(i, event)| {
+                let is_old = event.modified <= old && event.value.id < oldest_kept;
+                is_old || (*i as u64) < excess
+            })
+            .map(|(_, event)| event.value)
             .collect();
         if gone.is_empty() {
             return Ok(purged);

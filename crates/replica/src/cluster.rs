@@ -192,8 +192,7 @@ impl EtcdOptions {
 
 /// A replica that is about to join: it asks, and becomes a member with the answer.
 pub struct Joining {
-    /// What to ask another replica.
-    pub request: JoinRequest,
+    request: JoinRequest,
     key: Secret,
     etcd: EtcdOptions,
     config: ReplicaConfig,
@@ -227,8 +226,14 @@ impl Joining {
             public_key: pair.public,
             data_format: DATA_FORMAT,
             unsafe_join,
+            now: None,
         };
         Ok(Self { request, key: pair.private, etcd: etcd.clone(), config })
+    }
+
+    /// What to ask another replica, at this moment.
+    pub fn request(&self) -> JoinRequest {
+        JoinRequest { now: Some(SystemClock.now()), ..self.request.clone() }
     }
 
     /// Where other machines reach the replica.

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, util::Oneshot};
 
-use crate::{DataDir, ReplicaConfig, ServeError, assets, follow};
+use crate::{DataDir, ReplicaConfig, ServeError, assets, follow, health::brief};
 
 /// When clients that came too early may ask again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -82,13 +82,13 @@ impl Front {
         let no_store = [(header::CACHE_CONTROL, "no-store")];
         match path {
             PING => {
-                let body = json!({ "Error": why, "Healthy": false });
+                let body = json!({ "Error": brief(why), "Healthy": false });
                 (StatusCode::SERVICE_UNAVAILABLE, no_store, Json(body)).into_response()
             }
             STATUS if self.0.trusted => (no_store, Json(status)).into_response(),
             _ => {
-                let mut answer =
-                    error_response(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", why, &json!({}));
+                let (status, why) = (StatusCode::SERVICE_UNAVAILABLE, brief(why));
+                let mut answer = error_response(status, "UNAVAILABLE", &why, &json!({}));
                 answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
                 answer
             }

@@ -17,6 +17,8 @@ use dtr_blobs::SharedBlobs;
 use dtr_catalog::Catalog;
 use dtr_cluster::Cluster;
 use dtr_identity::Identity;
+use dtr_store::StoreError;
+use dtr_types::Doubt;
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +28,43 @@ const REMEMBERED: Duration = Duration::from_secs(2);
 /// How long a check may take.
 const CHECK_MAX: Duration = Duration::from_secs(5);
 
+/// The longest text for the status of others, and for strangers; in characters.
+const TOLD_MAX: usize = 300;
+const BRIEF_MAX: usize = 160;
+
 /// When it was checked, what was wrong then, and why content was refused.
-type Checked = (Instant, Option<String>, Option<String>);
+type Checked = (Instant, Option<Problem>, Option<String>);
+
+/// What is wrong: for everybody who asks, without names and addresses, and for administrators.
+#[derive(Clone, PartialEq, Eq)]
+struct Problem {
+    brief: String,
+    whole: String,
+}
+
+impl Problem {
+    fn new(brief: impl Into<String>, whole: impl Into<String>) -> Self {
+        Self { brief: brief.into(), whole: whole.into() }
+    }
+
+    /// One whose first words say enough.
+    fn begins(whole: String) -> Self {
+        Self { brief: brief(&whole), whole }
+    }
+}
+
+/// What stands before the details.
+pub(crate) fn brief(whole: &str) -> String {
+    let ends = [": ", "; ", ". "].iter().filter_map(|mark| whole.find(mark));
+    cut(&whole[..ends.min().unwrap_or(whole.len())], BRIEF_MAX)
+}
+
+fn cut(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        Some((at, _)) => format!("{} ...", &text[..at]),
+        None => text.to_owned(),
+    }
+}
 
 /// Checks what a replica needs: its store and its blob storage. That a UCP is away, or does not know the registry any more,
 /// is no reason to send clients elsewhere: pulls with tokens that are out go on without it, and the other replicas are no
@@ -75,6 +112,10 @@ impl Health {
 
     /// `None` when all is well, else what is wrong.
     pub async fn problem(&self) -> Option<String> {
+        self.looked().await.map(|problem| cut(&problem.whole, TOLD_MAX))
+    }
+
+    async fn looked(&self) -> Option<Problem> {
         let mut last = self.last.lock().await;
         if let Some((at, problem, _)) = &*last
             && at.elapsed() < REMEMBERED
@@ -83,29 +124,47 @@ impl Health {
         }
         let (problem, full) = match tokio::time::timeout(CHECK_MAX, self.check()).await {
             Ok(checked) => checked,
-            Err(_) => (Some("the storage does not answer".to_owned()), None),
+            Err(_) => {
+                let text = "the storage does not answer";
+                (Some(Problem::new(text, text)), None)
+            }
         };
+        let before = last.as_ref().and_then(|(_, problem, _)| problem.as_ref());
+        match &problem {
+            // The others' status, and strangers, are told less.
+            Some(now) if before.is_none_or(|before| before.brief != now.brief) => {
+                tracing::warn!("this replica is not well: {}", now.whole);
+            }
+            _ => {}
+        }
         *last = Some((Instant::now(), problem.clone(), full));
         problem
     }
 
-    /// Why content is refused although this replica is well.
-    async fn full(&self) -> Option<String> {
-        let etcd = self.cluster.as_ref().and_then(Cluster::trouble);
-        let known = self.last.lock().await.as_ref().and_then(|(_, _, full)| full.clone());
-        etcd.or(known)
-    }
-
-    async fn check(&self) -> (Option<String>, Option<String>) {
+    /// What is wrong, and why content is refused where nothing is.
+    async fn check(&self) -> (Option<Problem>, Option<String>) {
         if let Err(error) = self.catalog.store().revision().await {
             let problem = match &self.cluster {
-                Some(_) => format!("store: {}", Cluster::unavailable(&error)),
-                None => format!("store: {error}"),
+                Some(cluster) => {
+                    let whole = cluster.unavailable(&error);
+                    Problem::new(format!("store: {}", brief(&whole)), format!("store: {whole}"))
+                }
+                None => {
+                    let brief = match error {
+                        StoreError::Full { .. } => "store: there is no room",
+                        _ => "store: it does not answer",
+                    };
+                    Problem::new(brief, format!("store: {error}"))
+                }
             };
             return (Some(problem), None);
         }
         if let Some(problem) = self.cluster.as_ref().and_then(Cluster::outside) {
-            return (Some(problem), None);
+            return (Some(Problem::begins(problem)), None);
+        }
+        if let Some(doubt) = self.catalog.clock().doubt().filter(Doubt::is_wrong) {
+            // As others are right, one replica less is better than one of so many requests that fails.
+            return (Some(Problem::begins(doubt.text().to_owned())), None);
         }
         let dtr_blobs::Health { problem, detail, full, .. } = self.blobs.health().await;
         let problem = problem.map(|problem| format!("blob storage: {problem}"));
@@ -125,7 +184,18 @@ impl Health {
         };
         let store = store.map(|full| format!("store: pushes are refused: {full}"));
         let full = full.map(|full| format!("blob storage: pushes are refused: {full}"));
+        let problem = problem.map(|problem| Problem::new(cut(&problem, BRIEF_MAX), problem));
         (problem, store.or(full))
+    }
+
+    /// What does not hinder the work, and should be looked at.
+    async fn trouble(&self) -> Option<String> {
+        let cluster = self.cluster.as_ref();
+        let full = self.last.lock().await.as_ref().and_then(|(_, _, full)| full.clone());
+        let of_etcd = || cluster.and_then(Cluster::trouble).map(|text| brief(&text));
+        let of_clock = || Some(brief(self.catalog.clock().doubt()?.alarm()?));
+        let of_member = cluster.and_then(Cluster::member_problem).map(|text| brief(&text));
+        of_member.or_else(of_etcd).or(full).or_else(of_clock).or_else(|| self.identity.trouble())
     }
 
     /// `GET /_ping`, as the original answers it; and 404 from a replica that leaves. Load balancers must tell that from one
@@ -135,16 +205,16 @@ impl Health {
             let why = "this replica is about to stop or restart: it finishes what runs";
             (StatusCode::NOT_FOUND, Some(why.to_owned()))
         } else {
-            match self.problem().await {
+            match self.looked().await {
                 None => (StatusCode::OK, None),
-                problem => (StatusCode::SERVICE_UNAVAILABLE, problem),
+                Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, Some(problem.brief)),
             }
         };
         let healthy = problem.is_none();
         // What is refused to those who write is no reason to send those who read away.
         let trouble = match problem {
             Some(problem) => Some(problem),
-            None => self.full().await.or_else(|| self.identity.trouble()),
+            None => self.trouble().await,
         };
         let body = json!({ "Error": trouble.unwrap_or_default(), "Healthy": healthy });
         let no_store = [(header::CACHE_CONTROL, "no-store")];

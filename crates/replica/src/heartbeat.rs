@@ -1,6 +1,6 @@
 //! What a replica tells of itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use dtr_catalog::{
     Catalog, CatalogError, TransactionExt as _, keys,
@@ -8,6 +8,7 @@ use dtr_catalog::{
 };
 use dtr_store::Transaction;
 use dtr_types::Timestamp;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ReplicaConfig, health::Health};
@@ -16,30 +17,21 @@ use crate::{ReplicaConfig, health::Health};
 const EVERY: Duration = Duration::from_secs(20);
 
 /// Reports until `stop`: that the replica lives, and how it is. Asks for the end of serving by `drain` when the data has
-/// become something that this program does not know.
+/// become something that this program does not know. When told of a `newcomer` it reports at once.
 pub(crate) async fn report(
     catalog: Catalog,
     config: ReplicaConfig,
     health: Health,
     node: String,
+    newcomer: Arc<Notify>,
     stop: CancellationToken,
     drain: CancellationToken,
 ) {
     let started_at: Timestamp = catalog.now();
     let mut reported = false;
     loop {
-        let record = ReplicaRecord {
-            id: config.id.clone(),
-            address: config.address.clone(),
-            https_port: config.https_port,
-            http_port: config.http_port,
-            node: node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at,
-            reported_at: catalog.now(),
-            data_format: DATA_FORMAT,
-            health: health.problem().await.unwrap_or_else(|| "OK".to_owned()),
-        };
+        // Looked at before the time is: others compare that with their own when it comes.
+        let problem = health.problem().await.unwrap_or_else(|| "OK".to_owned());
         match catalog.cluster().await {
             // It was raised although this replica did not tell that it knows it, as when it was away for long.
             Ok(Some(cluster)) if cluster.data_format > DATA_FORMAT => {
@@ -53,12 +45,25 @@ pub(crate) async fn report(
             }
             _ => {}
         }
+        let record = ReplicaRecord {
+            id: config.id.clone(),
+            address: config.address.clone(),
+            https_port: config.https_port,
+            http_port: config.http_port,
+            node: node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at,
+            reported_at: catalog.now(),
+            data_format: DATA_FORMAT,
+            health: problem,
+        };
         match put(&catalog, &record, reported).await {
             Ok(done) => reported |= done,
             Err(error) => tracing::warn!(%error, "this replica could not report that it lives"),
         }
         tokio::select! {
             () = stop.cancelled() => return,
+            () = newcomer.notified() => {}
             () = tokio::time::sleep(EVERY) => {}
         }
     }

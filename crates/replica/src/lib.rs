@@ -7,6 +7,7 @@
 mod aside;
 mod assets;
 mod changes;
+mod clocks;
 mod cluster;
 mod config;
 mod data_dir;
@@ -21,6 +22,7 @@ mod mark;
 mod metadata;
 mod nfs;
 mod occupant;
+mod place;
 mod places;
 mod ports;
 mod repair;

@@ -6,7 +6,7 @@ use dtr_catalog::Catalog;
 use dtr_cluster::{Engine, EngineError};
 use dtr_store::{SharedStore, StoreError};
 use dtr_store_embedded::EmbeddedStore;
-use dtr_types::{SystemClock, SystemRandom};
+use dtr_types::{SystemClock, SystemRandom, WatchedClock};
 
 use crate::{DataDir, ReplicaConfig, StoreConfig};
 
@@ -34,15 +34,19 @@ pub enum OpenError {
 pub struct Metadata {
     /// The records.
     pub catalog: Catalog,
+    /// The clock that they go by.
+    pub(crate) clock: Arc<WatchedClock>,
     /// What keeps etcd running, when it is that.
     pub(crate) engine: Option<Engine>,
 }
 
-fn catalog(store: SharedStore) -> Catalog {
-    Catalog::new(store, Arc::new(SystemClock), Arc::new(SystemRandom))
-}
-
 impl Metadata {
+    fn new(store: SharedStore, engine: Option<Engine>) -> Self {
+        let clock = Arc::new(WatchedClock::new(Arc::new(SystemClock)));
+        let catalog = Catalog::new(store, Arc::clone(&clock) as _, Arc::new(SystemRandom));
+        Self { catalog, clock, engine }
+    }
+
     /// Opens what the configuration names; with etcd, waits until a majority answers.
     pub(crate) async fn open(dir: &DataDir, config: &ReplicaConfig) -> Result<Self, OpenError> {
         let metadata = Self::begin(dir, config).await?;
@@ -65,7 +69,7 @@ impl Metadata {
             StoreConfig::Etcd(etcd) => {
                 let engine = Engine::open(&dir.etcd(), etcd, &config.id).await?;
                 let store: SharedStore = Arc::clone(engine.store()) as _;
-                Ok(Self { catalog: catalog(store), engine: Some(engine) })
+                Ok(Self::new(store, Some(engine)))
             }
         }
     }
@@ -75,12 +79,12 @@ impl Metadata {
         let path = dir.store_file();
         let store = EmbeddedStore::open(&path, dtr_store_embedded::Options::default())
             .map_err(|source| OpenError::Embedded { path, source })?;
-        Ok(Self { catalog: catalog(store), engine: None })
+        Ok(Self::new(store, None))
     }
 
     /// A store in memory, for looking only.
     pub(crate) fn scratch() -> Self {
-        Self { catalog: catalog(EmbeddedStore::in_memory()), engine: None }
+        Self::new(EmbeddedStore::in_memory(), None)
     }
 
     /// Ends what runs for it.

@@ -161,8 +161,13 @@ impl Restarter {
         replicas.retain(|replica| replica.id != self.id);
         let any = !replicas.is_empty();
         let ill = replicas.iter().find_map(|replica| {
-            if now.since(replica.reported_at) > REPORT_LATE {
-                Some(format!("{} has not reported since {}", replica.id, replica.reported_at))
+            // By what this process has seen: what the other's clock says is no sign of life.
+            let is_late = match &self.members {
+                Some(cluster) => !cluster.peers().was_seen(&replica.id, REPORT_LATE),
+                None => now.since(replica.reported_at) > REPORT_LATE,
+            };
+            if is_late {
+                Some(format!("{} was not seen to report lately", replica.id))
             } else {
                 (replica.health != "OK").then(|| format!("{}: {}", replica.id, replica.health))
             }

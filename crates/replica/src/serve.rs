@@ -25,7 +25,7 @@ use dtr_catalog::{
     Catalog, CatalogError,
     records::{ClusterRecord, DATA_FORMAT},
 };
-use dtr_cluster::{Cluster, Ended, Engine, Keeper, News};
+use dtr_cluster::{Cluster, Ended, Engine};
 use dtr_enzi::Enzi;
 use dtr_identity::{IdentityError, ManageError, RemoteError};
 use dtr_jobs::Scheduler;
@@ -33,17 +33,21 @@ use dtr_registry::Registry;
 use dtr_service::PidFile;
 use dtr_store::together::as_known;
 use dtr_transport::{Metrics, Shutdown, tls::TlsError};
+use dtr_types::WatchedClock;
 use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::{
-    AssetError, ConfigError, DataDir, MarkError, ReplicaConfig, StoreConfig, assets, fence,
+    AssetError, ConfigError, DataDir, MarkError, ReplicaConfig, assets,
+    clocks::Clocks,
+    fence,
     follow::{self, Directory, Follower},
     front::Doors,
     health::Health,
     heartbeat,
     mark::Place,
     metadata::{Metadata, OpenError},
+    place::keeper,
     restart::{self, Restarter},
     survivor::Survivor,
     upkeep::{self, MembersUpkeep},
@@ -160,7 +164,7 @@ pub(crate) async fn opened(
     config: &ReplicaConfig,
 ) -> Result<Opened, ServeError> {
     let (cluster, blobs) = understood(&metadata.catalog, dir, config).await?;
-    let Metadata { catalog, engine } = metadata;
+    let Metadata { catalog, engine, .. } = metadata;
     Ok(Opened { catalog, blobs, cluster, engine })
 }
 
@@ -193,6 +197,7 @@ struct Start {
 pub struct Serving {
     start: Start,
     parts: Parts,
+    clock: Arc<WatchedClock>,
     engine: Option<Engine>,
 }
 
@@ -226,9 +231,9 @@ pub async fn bind(
     node: &str,
 ) -> Result<Serving, ServeError> {
     let start = Start::new(dir, config, node).await?;
-    let Metadata { catalog, engine } = Metadata::open(dir, config).await?;
+    let Metadata { catalog, clock, engine } = Metadata::open(dir, config).await?;
     let parts = start.parts(&catalog, engine.as_ref()).await?;
-    Ok(Serving { start, parts, engine })
+    Ok(Serving { start, parts, clock, engine })
 }
 
 /// Serves a replica until `shutdown`, however long it takes until a majority of replicas answers: all may be started at
@@ -275,9 +280,9 @@ pub async fn serve(
         }
         survivor.close().await;
     }
-    let engine = metadata.engine;
+    let (clock, engine) = (metadata.clock, metadata.engine);
     match parts {
-        Some(Ok(parts)) => Ok(Serving { start, parts, engine }.run(shutdown).await),
+        Some(Ok(parts)) => Ok(Serving { start, parts, clock, engine }.run(shutdown).await),
         other => {
             start.doors.stop.cancel();
             shutdown.drain.cancel();
@@ -330,12 +335,18 @@ impl Start {
                 Err(error) if error.may_pass() => error.to_string(),
                 Err(error) => return Err(OpenError::from(error).into()),
             };
-            tracing::warn!(
-                error = why,
-                "waiting for a majority of the replicas; if this one was removed meanwhile, delete it with \"dtr destroy\"; \
-                 if the others are lost for good, \"dtr emergency-repair\" makes this one a cluster of its own"
-            );
-            self.doors.tell(self.waits(&why));
+            // One that is broken itself waits in vain.
+            let problem = engine.member_problem(&self.config.id);
+            match &problem {
+                Some(problem) => tracing::error!(error = why, "{problem}"),
+                None => tracing::warn!(
+                    error = why,
+                    "waiting for a majority of the replicas; if this one was removed meanwhile, delete it with \"dtr \
+                     destroy\"; if the others are lost for good, \"dtr emergency-repair\" makes this one a cluster of its own"
+                ),
+            }
+            let waits = || format!("waiting for a majority of the replicas: {why}");
+            self.doors.tell(self.waits(problem.unwrap_or_else(waits)));
             self.doors.open(shutdown);
             patience = PATIENCE;
             if limit.is_some_and(|limit| began.elapsed() > limit) {
@@ -372,8 +383,7 @@ impl Start {
     }
 
     /// The status of a replica that waits.
-    fn waits(&self, why: &str) -> serde_json::Value {
-        let problem = format!("waiting for a majority of the replicas: {why}");
+    fn waits(&self, problem: String) -> serde_json::Value {
         let health = json!({ self.config.id.to_string(): problem });
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -475,11 +485,21 @@ impl Serving {
 
     /// Serves until `shutdown`; then finishes what runs, flushes what is counted, and ends.
     pub async fn run(self, shutdown: Shutdown) -> restart::Ended {
-        let Self { start, parts, engine } = self;
+        let Self { start, parts, clock, engine } = self;
         let Start { dir, config, node, pid_file, mut doors } = start;
         let Parts { catalog, cluster, members, registry, health, scheduler, directory, .. } = parts;
         let (router, mut local) = (parts.router, parts.local);
         let (background, stop) = (doors.background.clone(), doors.stop.clone());
+        let newcomer = Arc::new(Notify::new());
+        let clocks = Clocks {
+            catalog: catalog.clone(),
+            clock,
+            id: config.id.clone(),
+            members: members.clone(),
+            newcomer: Arc::clone(&newcomer),
+        };
+        clocks.begin().await;
+        background.spawn(clocks.run(stop.clone()));
         background.spawn({
             let stop = stop.clone();
             async move { scheduler.run(stop).await }
@@ -489,6 +509,7 @@ impl Serving {
             config.clone(),
             health.clone(),
             node,
+            newcomer,
             stop.clone(),
             shutdown.drain.clone(),
         );
@@ -556,38 +577,4 @@ impl Serving {
         drop(pid_file);
         if restarts { restart::Ended::Restarts } else { restart::Ended::Stopped }
     }
-}
-
-/// Looks after the replica's place among the others, and remembers where they are for the next start.
-fn keeper(
-    dir: &DataDir,
-    config: &ReplicaConfig,
-    members: &Cluster,
-    engine: &Engine,
-    changed: &Arc<Notify>,
-) -> Keeper {
-    let member = match &config.store {
-        StoreConfig::Etcd(etcd) => etcd.member.clone(),
-        StoreConfig::Embedded => None,
-    };
-    let (dir, changed) = (dir.clone(), Arc::clone(changed));
-    Keeper::new(members, engine, member, move |news| {
-        let remembered = ReplicaConfig::change(&dir, |config| {
-            if let StoreConfig::Etcd(etcd) = &mut config.store {
-                match news {
-                    News::Endpoints(endpoints) => etcd.endpoints = endpoints,
-                    News::Members(joined) => {
-                        etcd.member.iter_mut().for_each(|member| member.joined.clone_from(&joined));
-                    }
-                }
-            }
-            Ok::<_, ConfigError>(())
-        });
-        if let Err(error) = &remembered {
-            tracing::warn!(%error, "where the other replicas are was not written down");
-        }
-        // The identity service is told who is there.
-        changed.notify_one();
-        remembered.is_ok()
-    })
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{DataDir, ReplicaConfig, StoreConfig};
 
 /// How often a replica looks at its own member.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The members' files, as a job.
 pub(crate) struct MembersUpkeep(pub Cluster);

@@ -454,6 +454,7 @@ async fn a_join_that_is_refused_changes_nothing_either() {
         endpoints: Vec::new(),
         token: String::new(),
         probe: dtr_cluster::Probe { digest: Digest::of(b"a probe"), size: 7 },
+        external: String::new(),
     };
     let foreign = world.at("foreign");
     fs::create_dir(foreign.root()).expect("made");

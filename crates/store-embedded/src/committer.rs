@@ -363,7 +363,7 @@ impl Committer {
         done: &mut Vec<Done>,
     ) -> Result<(), Failure> {
         let database = self.database.as_ref().ok_or_else(closed).map_err(Failure::NotDone)?;
-        let now = self.options.clock.now();
+        let now = self.options.clock.running().passed;
         let mut write = database.begin_write().map_err(Fault::from)?;
         write.set_quick_repair(self.options.quick_repair);
         let mut group = Group::open(&write, self.revision, self.compacted)?;

@@ -53,7 +53,7 @@ pub(crate) fn open_database(
             .set_cache_size(options.cache_bytes)
             .create_with_backend(backend)?;
         prepare(&database, options)?;
-        let leases = Leases::load(&database, options.clock.now())?;
+        let leases = Leases::load(&database, options.clock.running().passed)?;
         let view = View::open(&database)?;
         Ok((database, leases, view))
     };

@@ -25,7 +25,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(300);
 
 /// The members of one etcd cluster.
 pub(crate) struct Client {
-    lines: Vec<Line>,
+    /// The nearest first. Others come and go while it runs.
+    lines: RwLock<Arc<[Arc<Line>]>>,
     pub(crate) timing: Timing,
     tls: RwLock<Arc<rustls::ClientConfig>>,
     /// For calls that need a majority, and for those that a member answers by itself.
@@ -104,8 +105,9 @@ impl Client {
         if options.endpoints.is_empty() {
             return Err(ConnectError::NoEndpoints);
         }
-        let lines = options.endpoints.iter().map(|text| Endpoint::parse(text).map(Line::new));
-        let lines = lines.collect::<Result<_, _>>()?;
+        let line = |text: &String| Ok(Arc::new(Line::new(Endpoint::parse(text)?)));
+        let lines = options.endpoints.iter().map(line).collect::<Result<_, ConnectError>>()?;
+        let lines = RwLock::new(lines);
         let tls = RwLock::new(options.tls.config()?);
         Ok(Arc::new_cyclic(|me| Self {
             lines,
@@ -124,8 +126,26 @@ impl Client {
         Ok(())
     }
 
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &str> {
-        self.lines.iter().map(|line| line.endpoint.url.as_str())
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.lines().iter().map(|line| line.endpoint.url.clone()).collect()
+    }
+
+    fn lines(&self) -> Arc<[Arc<Line>]> {
+        Arc::clone(&self.lines.read())
+    }
+
+    /// These are asked from here on, the first of them first. Connections to those that stay are kept.
+    pub(crate) fn set_endpoints(&self, urls: &[String]) -> Result<(), ConnectError> {
+        if urls.is_empty() {
+            return Err(ConnectError::NoEndpoints);
+        }
+        let before = self.lines();
+        let line = |url: &String| match before.iter().find(|line| line.endpoint.url == *url) {
+            Some(line) => Ok(Arc::clone(line)),
+            None => Ok(Arc::new(Line::new(Endpoint::parse(url)?))),
+        };
+        *self.lines.write() = urls.iter().map(line).collect::<Result<_, ConnectError>>()?;
+        Ok(())
     }
 
     /// The etcd cluster's number, once it is known.
@@ -186,7 +206,7 @@ impl Client {
                 Err(fault) => return Err(fault),
             };
             tries += 1;
-            let round = tries % self.lines.len() == 0;
+            let round = tries % self.lines().len() == 0;
             let late = Instant::now() + pause >= deadline;
             // What is left of a call's time may be less than a pause.
             let lost = outlook.in_trouble() + PAUSE_MAX > self.timing.call;
@@ -210,7 +230,8 @@ impl Client {
         if homeward {
             self.go_home(need);
         }
-        let line = &self.lines[turn.at];
+        let lines = self.lines();
+        let line = &lines[turn.at % lines.len()];
         let fault = match tokio::time::timeout_at(deadline, self.connection(line)).await {
             Ok(Ok(connection)) => {
                 let answered = self.ask(line, &connection, call, deadline).await;
@@ -231,7 +252,7 @@ impl Client {
             Err(_) => Fault::NotDone(format!("{}: no connection in time", line.endpoint.url)),
         };
         outlook.failed(began);
-        outlook.pass(turn, self.lines.len());
+        outlook.pass(turn, lines.len());
         Err(fault)
     }
 
@@ -274,7 +295,7 @@ impl Client {
         };
         let Some(loss) = self.outlook(need).lose(&said(why)) else { return };
         tracing::debug!(?need, ?why, "etcd does not answer any more");
-        for at in 0..self.lines.len() {
+        for at in 0..self.lines().len() {
             let me = self.me.clone();
             tokio::spawn(async move {
                 let mut pause = PAUSE;
@@ -315,7 +336,9 @@ impl Client {
 
     /// Finds out whether an endpoint answers now what takes so much.
     async fn prove(&self, at: usize, need: Need) -> Result<(), Fault> {
-        let line = &self.lines[at];
+        let lines = self.lines();
+        let gone = || Fault::NotDone("the endpoint is asked no more".to_owned());
+        let line = lines.get(at).ok_or_else(gone)?;
         let connection = self.connection(line).await?;
         let deadline = self.deadline();
         match need {
@@ -358,8 +381,9 @@ impl Client {
     /// to begin.
     pub(crate) async fn separate(&self, turn: usize) -> Result<Connection, Fault> {
         let mut fault = Fault::NotDone("there is no endpoint".to_owned());
-        for n in 0..self.lines.len() {
-            match self.open(&self.lines[(turn + n) % self.lines.len()].endpoint).await {
+        let lines = self.lines();
+        for n in 0..lines.len() {
+            match self.open(&lines[(turn + n) % lines.len()].endpoint).await {
                 Ok(connection) => return Ok(connection),
                 Err(why) => fault = why,
             }
@@ -375,7 +399,7 @@ impl Client {
 
     /// A connection to a certain member, learner or not.
     pub(crate) async fn to(&self, url: &str) -> Result<Connection, Fault> {
-        let endpoint = match self.lines.iter().find(|line| line.endpoint.url == url) {
+        let endpoint = match self.lines().iter().find(|line| line.endpoint.url == url) {
             Some(line) => line.endpoint.clone(),
             None => Endpoint::parse(url).map_err(|e| Fault::Refused(e.to_string()))?,
         };

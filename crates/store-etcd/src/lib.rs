@@ -350,6 +350,14 @@ impl EtcdStore {
         self.client.set_tls(tls)
     }
 
+    /// Asks these endpoints from here on, the first of them first: members have come or gone.
+    ///
+    /// # Errors
+    /// When one cannot be an endpoint, or there is none; then the old ones stay.
+    pub fn set_endpoints(&self, urls: &[String]) -> Result<(), ConnectError> {
+        self.client.set_endpoints(urls)
+    }
+
     /// The number of the etcd cluster that this store is in, once it was connected.
     pub fn cluster_id(&self) -> Option<u64> {
         self.client.cluster()

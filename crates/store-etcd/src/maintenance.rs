@@ -195,9 +195,9 @@ impl Maintenance {
         Self { client, keys }
     }
 
-    /// The endpoints that the store was given.
+    /// The endpoints that are asked, the nearest first.
     pub fn endpoints(&self) -> Vec<String> {
-        self.client.endpoints().map(str::to_owned).collect()
+        self.client.endpoints()
     }
 
     pub(crate) async fn size_bytes(&self) -> Result<u64, StoreError> {

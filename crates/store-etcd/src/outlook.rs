@@ -68,7 +68,7 @@ impl Outlook {
     pub(crate) fn pass(&self, turn: Turn, endpoints: usize) {
         let mut state = self.state.lock();
         if state.turn == turn {
-            state.turn = Turn { at: (turn.at + 1) % endpoints, count: turn.count + 1 };
+            state.turn = Turn { at: (turn.at + 1) % endpoints.max(1), count: turn.count + 1 };
         }
     }
 

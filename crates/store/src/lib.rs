@@ -6,10 +6,12 @@
 //!
 //! - [`Store`] is what an engine implements: few, primitive operations.
 //! - [`StoreExt`] has the conveniences that every engine gets for free.
+//! - [`age`] tells how old a revision is at least, whatever clocks say.
 //! - [`hold`] keeps revisions readable while somebody needs them.
 //! - [`together()`] lets the reads of one request share what it costs to know the latest state.
 //! - [`contract`] is the suite; an engine's own tests run it. [`model_test`] is the same by random operations.
 
+pub mod age;
 pub mod contract;
 pub mod hold;
 pub mod model_test;
@@ -33,6 +35,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dtr_types::Revision;
+
+/// What the keys begin with under which this crate keeps something for itself: [`hold`]s and [`age`]s.
+pub const OWN: &[u8] = b"!";
 
 /// An engine. All methods may be called at once from many tasks.
 ///

@@ -3,8 +3,11 @@
 use std::{
     fmt,
     str::FromStr,
-    sync::atomic::{AtomicI64, Ordering},
-    time::Duration,
+    sync::{
+        OnceLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -100,10 +103,92 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
+/// How long somebody has run. It only grows: nobody can set it, and it stands still while the machine does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Whose time this is: that of another process cannot be compared with it.
+    pub of: u64,
+    /// For how long.
+    pub passed: Duration,
+}
+
+impl Running {
+    fn of_this_process() -> Self {
+        static BEGUN: OnceLock<(u64, Instant)> = OnceLock::new();
+        let (of, begun) = BEGUN.get_or_init(|| {
+            let now = u64::try_from(SystemClock.now().millis()).unwrap_or_default();
+            (now.rotate_left(20) ^ u64::from(std::process::id()), Instant::now())
+        });
+        Self { of: *of, passed: begun.elapsed() }
+    }
+}
+
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> Timestamp;
+
+    /// How long this process has run.
+    fn running(&self) -> Running {
+        Running::of_this_process()
+    }
+
+    /// Why what it says is not to be relied on; `None` while nothing speaks against it.
+    fn doubt(&self) -> Option<Doubt> {
+        None
+    }
+
+    /// The operator says that it is right now: a jump of it is explained.
+    fn confirm(&self) {}
+}
+
+/// Why a clock is not relied on, in words for the one who looks after the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// It was not compared with the others' clocks yet, as some seconds after a start.
+    Early(String),
+    /// It is some seconds from the others' clocks: worth knowing, and harmless.
+    Slight(String),
+    /// It was set, or is far from the time of the last commit, and nothing has explained that yet.
+    Jumped(String),
+    /// It differs from the other replicas' clocks, and none can say which is right.
+    Apart(String),
+    /// It is the one that is wrong: the other replicas' clocks agree with each other.
+    Wrong(String),
+}
+
+impl Doubt {
+    /// What it is about, in words.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Early(text)
+            | Self::Slight(text)
+            | Self::Jumped(text)
+            | Self::Apart(text)
+            | Self::Wrong(text) => text,
+        }
+    }
+
+    /// Whether nothing may be deleted for its age meanwhile.
+    pub const fn pauses_deletion(&self) -> bool {
+        !matches!(self, Self::Slight(_))
+    }
+
+    /// What an operator is to be told of.
+    pub fn alarm(&self) -> Option<&str> {
+        (!matches!(self, Self::Early(_))).then(|| self.text())
+    }
+
+    /// Whether others are right where this clock is not, so that work is better left to them.
+    pub const fn is_wrong(&self) -> bool {
+        matches!(self, Self::Wrong(_))
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
 }
 
 /// The machine's clock.
@@ -120,23 +205,37 @@ impl Clock for SystemClock {
 
 /// A clock that stands still until it is moved: for tests.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    at: AtomicI64,
+    running: AtomicU64,
+}
 
 impl ManualClock {
     /// Stands at `at`.
     pub fn new(at: Timestamp) -> Self {
-        Self(AtomicI64::new(at.millis()))
+        Self { at: AtomicI64::new(at.millis()), running: AtomicU64::new(0) }
     }
 
-    /// Moves on by `by`.
+    /// Moves on by `by`: so much time passes.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.running.fetch_add(by, Ordering::SeqCst);
+        self.set_by(i64::try_from(by).unwrap_or(i64::MAX));
+    }
+
+    /// Is set to another time, `by` milliseconds from its own, while no time passes.
+    pub fn set_by(&self, by: i64) {
+        self.at.fetch_add(by, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+        Timestamp::from_millis(self.at.load(Ordering::SeqCst))
+    }
+
+    fn running(&self) -> Running {
+        Running { of: 0, passed: Duration::from_millis(self.running.load(Ordering::SeqCst)) }
     }
 }
 

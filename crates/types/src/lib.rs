@@ -14,8 +14,9 @@ mod random;
 mod revision;
 mod secret;
 mod spelling;
+mod watched;
 
-pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
+pub use clock::{Clock, Doubt, ManualClock, Running, SystemClock, Timestamp, TimestampError};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use ids::{
     AccountId, ClusterId, HoldId, IdError, ReplicaId, RepositoryId, ServiceId, StorageId, TeamId,
@@ -30,3 +31,4 @@ pub use pem::why_no_pem;
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use revision::Revision;
 pub use secret::Secret;
+pub use watched::{WatchedClock, span};

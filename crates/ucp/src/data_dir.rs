@@ -21,7 +21,7 @@ use anyhow::{Context as _, bail, ensure};
 use dtr_catalog::Catalog;
 use dtr_store_embedded::{EmbeddedStore, Options};
 use dtr_transport::{durable_write, pki::SubjectNames};
-use dtr_types::{SystemClock, SystemRandom};
+use dtr_types::{SystemClock, SystemRandom, WatchedClock};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::NetworkArgs;
@@ -227,7 +227,8 @@ impl DataDir {
 
 fn open(path: &Path) -> anyhow::Result<Catalog> {
     let store = EmbeddedStore::open(path, Options::default())?;
-    Ok(Catalog::new(store, Arc::new(SystemClock), Arc::new(SystemRandom)))
+    let clock = WatchedClock::new(Arc::new(SystemClock));
+    Ok(Catalog::new(store, Arc::new(clock), Arc::new(SystemRandom)))
 }
 
 /// An install or a restore under way.

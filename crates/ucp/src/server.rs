@@ -22,7 +22,7 @@ use dtr_transport::{
     pki::{self, Authority, ServerCertificate},
     tls::ServerTls,
 };
-use dtr_types::{Clock as _, SystemClock, SystemRandom};
+use dtr_types::SystemRandom;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -210,10 +210,14 @@ impl Service {
     }
 
     async fn tidy(&self, tls: &ServerTls) -> anyhow::Result<()> {
-        let (store, now) = (&**self.catalog.store(), SystemClock.now());
-        self.catalog.purge_sessions(now).await?;
+        let store = &**self.catalog.store();
+        self.catalog.observe().await?;
+        match self.catalog.deletion_pauses() {
+            None => drop(self.catalog.purge_sessions(self.catalog.now()).await?),
+            Some(doubt) => tracing::warn!("sessions that are over are kept for a while: {doubt}"),
+        }
         let revision = store.revision().await?;
-        dtr_store::hold::compact(store, now, revision).await?;
+        dtr_store::hold::compact(store, revision).await?;
         tls.exchange(&self.certificate().await?)?;
         Ok(())
     }

@@ -524,6 +524,9 @@ pub struct GcArgs {
     /// Remove nothing: give images back what they lacked and is in the storage again
     #[arg(long, group = "mode")]
     pub relink: bool,
+    /// Say that the clock of the replica is right now, although it was set or has jumped: what is old is deleted again
+    #[arg(long, requires = "run")]
+    pub clock_is_right: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,

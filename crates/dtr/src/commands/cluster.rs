@@ -46,7 +46,7 @@ pub async fn join(args: JoinArgs) -> Result<()> {
     connect::with(&through, async |c| {
         let admission: Admission = waiting(
             "asking to be let in",
-            c.api.post("/api/v0/cluster/replicas", &joining.request),
+            c.api.post("/api/v0/cluster/replicas", &joining.request()),
         )
         .await
         .context("cannot join")?;
@@ -56,8 +56,12 @@ pub async fn join(args: JoinArgs) -> Result<()> {
             }
             return Err(anyhow::Error::new(error).context("cannot join; nothing was changed"));
         }
+        let clients = match admission.external.as_str() {
+            "" => address.clone(),
+            host => format!("https://{host}"),
+        };
         terminal::print(&format!(
-            "DTR joined cluster {} in {}\n  address        {address}\n  replica        {id}\n",
+            "DTR joined cluster {} in {}\n  for clients    {clients}\n  address        {address}\n  replica        {id}\n",
             admission.cluster,
             dir.root().display(),
         ))?;

@@ -1,12 +1,14 @@
 //! `dtr gc`: the collector, by hand.
 
 use anyhow::Context as _;
+use dtr_client::ClientError;
+use dtr_recovery::Exit;
 use serde_json::{Value, json};
 
 use super::connect;
 use crate::{
     cli::{GcArgs, Output},
-    failure::Result,
+    failure::{Failure, Result},
     terminal::{self, size, waiting},
 };
 
@@ -15,11 +17,20 @@ pub async fn run(args: GcArgs) -> Result<()> {
     if args.relink {
         return relink(&args).await;
     }
-    let path = format!("/api/v0/gc?dryRun={}", args.dry_run);
+    let path = format!("/api/v0/gc?dryRun={}&clockIsRight={}", args.dry_run, args.clock_is_right);
     connect::with(&args.connect, async |c| {
-        let report: Value = waiting("collecting", c.api.post(&path, &json!({})))
-            .await
-            .context("cannot collect what nothing refers to")?;
+        let report: Result<Value, ClientError> =
+            waiting("collecting", c.api.post(&path, &json!({}))).await;
+        let report = match report {
+            // Nothing failed, and nothing is to be done: a schedule tells it from what did.
+            Err(error) if error.status().is_some_and(|status| status.as_u16() == 409) => {
+                return Err(Failure::ending(
+                    Exit::Refused,
+                    format!("nothing was collected here: {error}"),
+                ));
+            }
+            other => other.context("cannot collect what nothing refers to")?,
+        };
         match args.output {
             Output::Json => terminal::print_json(&report),
             Output::Text => terminal::print(&told(&report, args.dry_run)),
@@ -60,7 +71,7 @@ fn told(report: &Value, dry_run: bool) -> String {
     let mut text = format!("{verb} {} blobs ({})\n", count("removed"), size(count("freedBytes")));
     for (name, why) in [
         ("needed", "are needed by manifests after all"),
-        ("young", "are younger than the grace period"),
+        ("young", "are younger than the grace period, in time that the registry ran"),
         ("held", "are held: a backup is being taken, or was broken off less than 15 minutes ago"),
         ("resumed", "removals of an interrupted run were finished"),
     ] {

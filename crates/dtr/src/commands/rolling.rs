@@ -146,6 +146,18 @@ pub async fn upgrade(mut args: UpgradeArgs) -> Result<()> {
             .post("/api/v0/cluster/upgrade", &json!({}))
             .await
             .context("cannot bring the data to a newer format")?;
+        let silent = not_well(c).await?;
+        if !silent.is_empty() {
+            return Err(Failure::ending(
+                Exit::Failed,
+                format!(
+                    "the data has format {}. These replicas are not well, so nobody knows what they run: {}. Mend or remove \
+                     them, then run this again",
+                    done["dataFormat"],
+                    silent.join("; ")
+                ),
+            ));
+        }
         let raised = if done["raised"] == Value::Bool(true) { "now" } else { "already" };
         terminal::print(&format!(
             "all replicas run version {}; the data has format {} {raised}",
@@ -163,6 +175,15 @@ async fn with_other_version(c: &Connection) -> Result<Vec<String>> {
     let replicas = status["replica_version"].as_object().into_iter().flatten();
     let other = |id: &String| field(&status["replica_version"], id) != env!("CARGO_PKG_VERSION");
     Ok(replicas.map(|(id, _)| id.clone()).filter(other).collect())
+}
+
+/// Replicas that are silent or ill, and why.
+async fn not_well(c: &Connection) -> Result<Vec<String>> {
+    let status: Value =
+        c.api.get("/api/v0/meta/cluster_status").await.context("cannot ask for the status")?;
+    let health = status["replica_health"].as_object().into_iter().flatten();
+    let ill = health.filter(|(_, health)| health.as_str() != Some("OK"));
+    Ok(ill.map(|(id, why)| format!("{id} {}", why.as_str().unwrap_or_default())).collect())
 }
 
 /// Of a replica that does not run: whether this program understands its data.

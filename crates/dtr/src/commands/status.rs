@@ -11,6 +11,9 @@ use crate::{
     terminal::{self, Table, field, harmless, size},
 };
 
+/// The widest text of a replica's health, in characters.
+const HEALTH_MAX: usize = 60;
+
 /// `dtr status`: exit code 1 when something is not as it should be.
 pub async fn run(args: StatusArgs) -> Result<()> {
     connect::with(&args.connect, async |c| {
@@ -45,7 +48,8 @@ fn healthy(status: &Value) -> bool {
     let fine = |value: &Value| value.as_str() == Some("OK");
     fine(&status["identity"])
         && fine(&status["blob_storage"]["health"])
-        && status["store"]["trouble"].is_null()
+        && ["trouble", "lack", "own_member"].iter().all(|what| status["store"][what].is_null())
+        && status["clock"]["problem"].is_null()
         && damaged(status) == 0
         && status["replica_health"].as_object().is_some_and(|r| r.values().all(fine))
 }
@@ -90,6 +94,9 @@ fn overview(status: &Value) -> Result<()> {
         let what = format!("{} since {}", field(hold, "purpose"), field(hold, "taken_at"));
         lines.push(("held for", what));
     }
+    if let Some(problem) = status.pointer("/clock/problem").and_then(Value::as_str) {
+        lines.push(("clock", problem.to_owned()));
+    }
     let backup = &status["last_backup"];
     lines.push((
         "last backup",
@@ -118,7 +125,8 @@ fn replicas(status: &Value) -> Result<()> {
     let mut table = Table::new(&["REPLICA", "HEALTH", "VERSION", "LAST REPORT", "ADDRESS"]);
     for (id, health) in status["replica_health"].as_object().into_iter().flatten() {
         let of = |name: &str| field(&status[name], id);
-        let health = health.as_str().unwrap_or_default().to_owned();
+        // The alerts below have the rest of it.
+        let health = cut(health.as_str().unwrap_or_default());
         table.row([
             id.clone(),
             health,
@@ -128,6 +136,14 @@ fn replicas(status: &Value) -> Result<()> {
         ]);
     }
     table.print()
+}
+
+/// What fits into a column.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(HEALTH_MAX) {
+        Some((at, _)) => format!("{} ...", &text[..at]),
+        None => text.to_owned(),
+    }
 }
 
 fn warn(alerts: &[Value]) -> Result<()> {
@@ -152,7 +168,13 @@ mod tests {
         assert!(!healthy(&status));
         status["blob_storage"]["damaged_blobs"] = json!(0);
         assert!(healthy(&status));
+        for (name, what) in [("clock", "problem"), ("store", "lack"), ("store", "own_member")] {
+            let mut ill = status.clone();
+            ill[name][what] = json!("something");
+            assert!(!healthy(&ill), "{name}");
+        }
         status["replica_health"]["b"] = json!("has not reported since yesterday");
         assert!(!healthy(&status));
+        assert_eq!(cut(&"x".repeat(500)).len(), HEALTH_MAX + 4);
     }
 }

@@ -58,8 +58,9 @@ impl BuiltIn {
         sessions.sort_by_key(|session| (session.expires_at, session.created_at));
         let limit = self.inner.options.sessions_per_user;
         let excess = if limit == 0 { 0 } else { (sessions.len() + 1).saturating_sub(limit) };
+        let by_age = self.catalog().deletion_pauses().is_none();
         for (i, session) in sessions.iter().enumerate() {
-            if i < excess || session.expires_at <= now {
+            if i < excess || (by_age && session.expires_at <= now) {
                 self.catalog().delete_session(session).await?;
             }
         }

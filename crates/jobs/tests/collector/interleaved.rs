@@ -118,7 +118,7 @@ async fn world_before(operations_max: usize, before: Before) -> World {
         Before::Garbage => drop(acts(&world, &[Act::Push, Act::Delete]).await),
         Before::Orphans => world.orphan(0).await,
     }
-    world.clock.advance(2 * GRACE);
+    world.pass(2 * GRACE).await;
     world
 }
 
@@ -126,7 +126,7 @@ async fn world_before(operations_max: usize, before: Before) -> World {
 async fn well_after(world: &World, backups: Vec<Backup>, what: &str) {
     world.check().await;
     // What the collector was kept from it now does.
-    world.clock.advance(2 * GRACE);
+    world.pass(2 * GRACE).await;
     world.tidy().await;
     world.collect().await;
     world.check().await;

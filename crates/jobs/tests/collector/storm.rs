@@ -107,7 +107,7 @@ async fn storm(operations_max: usize, seed: u64) {
             2 if turns.is_multiple_of(3) => drop(tokio::join!(world.collect(), world.sweep())),
             _ => drop(cut(world.collect(), turns as usize * 7 % 300).await),
         }
-        world.clock.advance(GRACE / 10);
+        world.pass(GRACE / 10).await;
         turns += 1;
     }
     for task in tasks {
@@ -115,7 +115,7 @@ async fn storm(operations_max: usize, seed: u64) {
     }
     world.disk.without_script();
     world.check().await;
-    world.clock.advance(2 * GRACE);
+    world.pass(2 * GRACE).await;
     world.tidy().await;
     world.collect().await;
     world.check().await;

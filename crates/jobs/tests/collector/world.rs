@@ -125,6 +125,16 @@ impl World {
         world
     }
 
+    /// Where the bytes are.
+    pub(crate) fn storage(&self) -> &SharedBlobs {
+        &self.blobs
+    }
+
+    /// The same world, with another machine's catalog.
+    pub(crate) fn with_catalog(&self, catalog: Catalog) -> Self {
+        Self { catalog, ..self.through(Arc::clone(self.catalog.store())) }
+    }
+
     /// The same world, whose store is reached in another way.
     pub(crate) fn through(&self, store: SharedStore) -> Self {
         let random = Arc::new(SeededRandom::new(1_000_000));
@@ -309,6 +319,13 @@ impl World {
         }
     }
 
+    /// So much time passes, and is seen to.
+    pub(crate) async fn pass(&self, time: Duration) {
+        self.catalog.observe().await.expect("observed");
+        self.clock.advance(time);
+        self.catalog.observe().await.expect("observed");
+    }
+
     pub(crate) async fn collect(&self) {
         let options = CollectOptions { grace: GRACE, dry_run: false };
         let collected = collect(&self.catalog, &*self.blobs, options).await;
@@ -330,10 +347,10 @@ impl World {
             }
         }
         // Longer than any push may take, and than bytes without a record are left alone.
-        self.clock.advance(Duration::from_secs(2 * 3600));
+        self.pass(Duration::from_secs(2 * 3600)).await;
         self.tidy().await;
         for _ in 0..2 {
-            self.clock.advance(2 * GRACE);
+            self.pass(2 * GRACE).await;
             self.collect().await;
         }
         sweep(&self.catalog, &*self.blobs, Duration::ZERO, false).await.expect("sweeps");
@@ -342,7 +359,7 @@ impl World {
         let files: Vec<_> = self.disk.files().into_iter().map(|(path, _)| path).collect();
         assert!(files.is_empty(), "{what}: {files:?} stay for ever");
         // What was removed is remembered for a while.
-        self.clock.advance(Duration::from_secs(2 * 3600));
+        self.pass(Duration::from_secs(2 * 3600)).await;
         self.tidy().await;
         let kinds = [
             Kind::Blob,

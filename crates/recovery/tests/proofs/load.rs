@@ -17,7 +17,7 @@ use std::{
 use dtr_archive::ReadOptions;
 use dtr_recovery::{BackupOptions, Exit, RestoreOptions, VerifyOptions, verify};
 use dtr_store::{At, EventKind, WatchBatch, Watcher, hold};
-use dtr_types::{Clock as _, Digest, Random as _, Revision};
+use dtr_types::{Digest, Random as _, Revision};
 
 use crate::world::{State, VERSION, World, assert_same, expected, restored};
 
@@ -148,7 +148,7 @@ async fn backups_under_full_load_are_consistent_and_restore() {
             collected.collect().await;
             let store = &**collected.store();
             let seen = Revision(told.load(Ordering::Relaxed));
-            hold::compact(store, collected.clock.now(), seen).await.unwrap();
+            hold::compact(store, seen).await.unwrap();
             tokio::task::yield_now().await;
         }
     }));

@@ -91,7 +91,7 @@ impl Act {
                 done(world.catalog.delete_repository(&name, None).await.is_ok())
             }
             Self::Collect => {
-                world.clock.advance(2 * GRACE);
+                world.pass(2 * GRACE).await;
                 done(world.collect().await)
             }
         }

@@ -5,13 +5,54 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 /// Longer lines are cut.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// Passes lines on until the stream ends.
-pub(super) async fn forward(stream: impl AsyncRead + Unpin, member: String) {
+/// What etcd says when it cannot use its data: of its file (bbolt), of its log, of its snapshots.
+const DAMAGE: [&str; 12] = [
+    "failed to open database",
+    "invalid database",
+    "failed to recover v3 backend",
+    "failed to read WAL",
+    "failed to open WAL",
+    "crc mismatch",
+    "checksum error",
+    "Was the raft log corrupted",
+    "freepages: failed to get all reachable pages",
+    "Page expected to be",
+    "failed to load v3 snapshot",
+    "database snapshot file",
+];
+
+/// Why it ended, as far as it said so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LastWords {
+    /// In its words.
+    pub line: Option<String>,
+    /// Whether it cannot read its data.
+    pub damaged: bool,
+}
+
+impl LastWords {
+    fn hear(&mut self, level: &str, text: &str) {
+        let is_damage = DAMAGE.iter().any(|words| text.contains(words));
+        let is_fatal = matches!(level, "fatal" | "panic" | "dpanic") || text.starts_with("panic:");
+        // What came first is the reason; what follows comes of it.
+        if (is_damage && !self.damaged) || (is_fatal && !self.damaged) {
+            self.line = Some(text.chars().take(LINE_KEPT).collect());
+            self.damaged = is_damage;
+        }
+    }
+}
+
+/// Of a line that is told again so much, in characters.
+const LINE_KEPT: usize = 200;
+
+/// Passes lines on until the stream ends; yields what the last of it means.
+pub(super) async fn forward(stream: impl AsyncRead + Unpin, member: String) -> LastWords {
+    let mut last = LastWords::default();
     let mut reader = BufReader::with_capacity(LINE_BYTES_MAX, stream);
     loop {
         // Line by line, but never more than the buffer holds: a line without an end must not fill the memory.
         let (line, used) = match reader.fill_buf().await {
-            Ok([]) | Err(_) => return,
+            Ok([]) | Err(_) => return last,
             Ok(bytes) => {
                 let end = bytes.iter().position(|byte| *byte == b'\n');
                 match end {
@@ -26,7 +67,9 @@ pub(super) async fn forward(stream: impl AsyncRead + Unpin, member: String) {
         };
         reader.consume(used);
         if !line.trim().is_empty() {
-            tell(&line, &member);
+            let (level, text) = parse(&line);
+            last.hear(&level, &text);
+            tell(&level, &text, &member);
         }
     }
 }
@@ -53,9 +96,8 @@ fn parse(line: &str) -> (String, String) {
     (level, text)
 }
 
-fn tell(line: &str, member: &str) {
-    let (level, text) = parse(line);
-    match level.as_str() {
+fn tell(level: &str, text: &str, member: &str) {
+    match level {
         "fatal" | "panic" | "dpanic" | "error" => tracing::error!(target: "etcd", member, "{text}"),
         "warn" => tracing::warn!(target: "etcd", member, "{text}"),
         "debug" => tracing::trace!(target: "etcd", member, "{text}"),
@@ -76,6 +118,21 @@ mod tests {
         assert!(text.starts_with("slow ") && text.contains(" took=1s") && text.contains(" n=3"));
         assert!(!text.contains("a.go"));
         assert_eq!(parse("panic: oh\n"), ("info".to_owned(), "panic: oh".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn the_reason_of_an_end_is_kept() {
+        let said = async |text: &str| forward(text.as_bytes(), "m".to_owned()).await;
+        let words = said(
+            "{\"level\":\"info\",\"msg\":\"opening\"}\n{\"level\":\"panic\",\"msg\":\"failed to open database\",\
+             \"error\":\"invalid database\"}\npanic: failed to open database\n",
+        )
+        .await;
+        assert!(words.damaged);
+        assert_eq!(words.line.as_deref(), Some("failed to open database error=invalid database"));
+        let words = said("{\"level\":\"fatal\",\"msg\":\"listen tcp: address in use\"}\n").await;
+        assert!(!words.damaged && words.line.is_some_and(|line| line.contains("in use")));
+        assert_eq!(said("{\"level\":\"warn\",\"msg\":\"slow\"}\n").await, LastWords::default());
     }
 
     #[tokio::test]

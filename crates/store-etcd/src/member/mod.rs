@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-pub use supervise::{Member, MemberState};
+pub use supervise::{Member, MemberState, MemberTrouble};
 
 /// Why a member cannot be started.
 #[derive(Debug, thiserror::Error)]

@@ -10,12 +10,18 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Initial, MemberError, MemberOptions, log, process};
+use super::{
+    Initial, MemberError, MemberOptions,
+    log::{self, LastWords},
+    process,
+};
 
 /// The longest pause before it is started again.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long what was left behind may take to end by itself.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long it is listened for what it says at its end.
+const LISTEN_MAX: Duration = Duration::from_secs(1);
 /// Who has run for this long is not failing: the pause begins from the start.
 const HEALTHY: Duration = Duration::from_secs(10);
 
@@ -40,10 +46,22 @@ pub enum MemberState {
     Stopped,
 }
 
+/// A member that does not stay up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberTrouble {
+    /// How often it has ended without having run for long.
+    pub ended: u64,
+    /// How it ended last, in its own words where it said any.
+    pub why: String,
+    /// Whether it cannot read its data: starting it again does not help.
+    pub damaged: bool,
+}
+
 /// A member that is kept running. Dropping it kills the process; [`Member::stop`] ends it cleanly.
 pub struct Member {
     options: MemberOptions,
     state: watch::Receiver<MemberState>,
+    trouble: watch::Receiver<Option<MemberTrouble>>,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
 }
@@ -63,12 +81,13 @@ impl Member {
             .create(&options.data_dir)
             .map_err(unusable)?;
         process::end_orphan(&options.data_dir, options.stop_limit).await?;
-        let child = spawn(&options, false)?;
-        let pid = child.id().unwrap_or(0);
+        let process = spawn(&options, false)?;
+        let pid = process.child.id().unwrap_or(0);
         let (sender, state) = watch::channel(MemberState::Running { pid, restarts: 0 });
+        let (told, trouble) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(supervise(options.clone(), child, sender, stopped));
-        Ok(Self { options, state, stop: Some(stop), task: Some(task) })
+        let task = tokio::spawn(supervise(options.clone(), process, (sender, told), stopped));
+        Ok(Self { options, state, trouble, stop: Some(stop), task: Some(task) })
     }
 
     /// Ends an etcd that an earlier run has left on `data_dir`, if there is one.
@@ -89,6 +108,11 @@ impl Member {
     /// What it does now; the receiver tells changes.
     pub fn state(&self) -> watch::Receiver<MemberState> {
         self.state.clone()
+    }
+
+    /// Why it does not stay up, while that is so.
+    pub fn trouble(&self) -> watch::Receiver<Option<MemberTrouble>> {
+        self.trouble.clone()
     }
 
     /// Its process, while it runs.
@@ -117,7 +141,25 @@ impl Drop for Member {
     }
 }
 
-fn spawn(options: &MemberOptions, begun: bool) -> Result<Child, MemberError> {
+/// A process, and what is heard of it.
+struct Process {
+    child: Child,
+    words: Option<JoinHandle<LastWords>>,
+}
+
+impl Process {
+    /// What it said at its end.
+    async fn last_words(&mut self) -> LastWords {
+        let Some(words) = self.words.take() else { return LastWords::default() };
+        // What it has started may hold the stream open.
+        match tokio::time::timeout(LISTEN_MAX, words).await {
+            Ok(Ok(words)) => words,
+            _ => LastWords::default(),
+        }
+    }
+}
+
+fn spawn(options: &MemberOptions, begun: bool) -> Result<Process, MemberError> {
     let failed = |source| MemberError::Program { program: options.program.clone(), source };
     let mut child = Command::new(&options.program)
         .args(options.arguments(begun))
@@ -130,46 +172,61 @@ fn spawn(options: &MemberOptions, begun: bool) -> Result<Child, MemberError> {
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
-    if let Some(stderr) = child.stderr.take() {
-        tokio::spawn(log::forward(stderr, options.name.clone()));
-    }
+    let stderr = child.stderr.take();
+    let words = stderr.map(|stderr| tokio::spawn(log::forward(stderr, options.name.clone())));
     if let Some(pid) = child.id() {
         let unusable = |source| MemberError::Directory { path: options.data_dir.clone(), source };
         process::remember(&options.data_dir, pid).map_err(unusable)?;
     }
-    Ok(child)
+    Ok(Process { child, words })
 }
 
 async fn supervise(
     options: MemberOptions,
-    mut child: Child,
-    state: watch::Sender<MemberState>,
+    mut process: Process,
+    (state, trouble): (watch::Sender<MemberState>, watch::Sender<Option<MemberTrouble>>),
     mut stopped: oneshot::Receiver<()>,
 ) {
     let (mut restarts, mut pause) = (0, options.restart_pause);
     // Told to forget the others once only: with data of its own cluster, it must not do so again.
     let mut begun = false;
+    let mut ended: u64 = 0;
     loop {
         let started = Instant::now();
-        let why = tokio::select! {
-            ended = child.wait() => match ended {
-                Ok(status) => status.to_string(),
-                Err(error) => error.to_string(),
-            },
-            _ = &mut stopped => {
-                end(&options, &mut child).await;
-                process::forget(&options.data_dir);
-                state.send_replace(MemberState::Stopped);
-                return;
+        let mut why = loop {
+            tokio::select! {
+                done = process.child.wait() => break match done {
+                    Ok(status) => status.to_string(),
+                    Err(error) => error.to_string(),
+                },
+                () = tokio::time::sleep_until(started + HEALTHY), if ended > 0 => {
+                    ended = 0;
+                    trouble.send_replace(None);
+                }
+                _ = &mut stopped => {
+                    end(&options, &mut process.child).await;
+                    process::forget(&options.data_dir);
+                    state.send_replace(MemberState::Stopped);
+                    return;
+                }
             }
         };
+        let LastWords { line, damaged } = process.last_words().await;
+        if let Some(line) = line {
+            why = format!("{why}: {line}");
+        }
         if started.elapsed() >= HEALTHY {
             pause = options.restart_pause;
+        }
+        ended += 1;
+        // Once is an accident.
+        if damaged || ended > 1 {
+            trouble.send_replace(Some(MemberTrouble { ended, why: why.clone(), damaged }));
         }
         begun |= started.elapsed() >= HEALTHY || options.initial != Initial::Alone;
         tracing::warn!(member = options.name, why, ?pause, "etcd has ended and is started again");
         state.send_replace(MemberState::Down { why, restarts });
-        child = loop {
+        process = loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = &mut stopped => {
@@ -180,7 +237,7 @@ async fn supervise(
             }
             pause = (pause * 2).min(RESTART_PAUSE_MAX);
             match spawn(&options, begun) {
-                Ok(child) => break child,
+                Ok(process) => break process,
                 Err(error) => {
                     let why = error.to_string();
                     tracing::error!(member = options.name, why, "etcd cannot be started");
@@ -189,7 +246,7 @@ async fn supervise(
             }
         };
         restarts += 1;
-        let pid = child.id().unwrap_or(0);
+        let pid = process.child.id().unwrap_or(0);
         state.send_replace(MemberState::Running { pid, restarts });
     }
 }
