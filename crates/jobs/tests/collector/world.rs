@@ -37,7 +37,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Image number `which`; a large one has a manifest that takes several values.
+    /// Image number `which`; a large one has a manifest that takes several values. The last layer may be absent.
     fn new(which: usize, layers: usize, large: bool) -> Self {
         let blobs: Vec<Bytes> =
             (0..=layers).map(|n| Bytes::from(format!("blob {}", n + which))).collect();
@@ -45,7 +45,11 @@ impl Image {
             let media_type = format!("application/vnd.oci.image.{kind}");
             json!({ "mediaType": media_type, "digest": Digest::of(b).to_string(), "size": b.len() })
         };
-        let layers: Vec<_> = blobs[1..].iter().map(|b| descriptor(b, "layer.v1.tar")).collect();
+        let mut layers: Vec<_> =
+            blobs[1..].iter().map(|b| descriptor(b, "layer.v1.tar")).collect();
+        if let Some(last) = layers.last_mut() {
+            last["urls"] = json!(["https://example.com/layer"]);
+        }
         let random = SeededRandom::new(which as u64);
         let hex = |bytes: [u8; 32]| bytes.map(|byte| format!("{byte:02x}")).concat();
         let annotation: String =
@@ -271,6 +275,10 @@ impl World {
                 let body = line["body"].as_str().expect("a body").as_bytes();
                 let manifest = Manifest::parse(None, body).expect("a manifest");
                 needed.extend(manifest.blobs().iter().map(|blob| blob.digest));
+                let present = line["present"].as_array().into_iter().flatten();
+                needed.extend(present.map(|digest| {
+                    digest.as_str().expect("text").parse::<Digest>().expect("a digest")
+                }));
             }
         }
         let mut cursor = Cursor::default();
@@ -301,7 +309,7 @@ impl World {
         names.iter().map(|name| name.parse().expect("a digest")).collect()
     }
 
-    /// Every manifest has its bytes, its blobs and its links.
+    /// Every manifest has its bytes, its blobs and its links; what may be absent has bytes where it is linked.
     pub(crate) async fn check(&self) {
         for repository in &self.repositories {
             for digest in self.manifests(&repository.id).await {
@@ -314,6 +322,12 @@ impl World {
                     let kept = self.blobs.read(&blob.digest, None).await.expect("is stored");
                     let bytes = kept.bytes().await.expect("reads");
                     assert_eq!(Digest::of(&bytes), blob.digest);
+                }
+                for blob in manifest.optional_blobs() {
+                    let linked = self.catalog.linked_blob(&repository.id, &blob.digest).await;
+                    if linked.expect("reads").is_some() {
+                        self.blobs.read(&blob.digest, None).await.expect("is stored");
+                    }
                 }
             }
         }
