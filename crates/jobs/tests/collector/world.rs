@@ -45,8 +45,7 @@ impl Image {
             let media_type = format!("application/vnd.oci.image.{kind}");
             json!({ "mediaType": media_type, "digest": Digest::of(b).to_string(), "size": b.len() })
         };
-        let mut layers: Vec<_> =
-            blobs[1..].iter().map(|b| descriptor(b, "layer.v1.tar")).collect();
+        let mut layers: Vec<_> = blobs[1..].iter().map(|b| descriptor(b, "layer.v1.tar")).collect();
         if let Some(last) = layers.last_mut() {
             last["urls"] = json!(["https://example.com/layer"]);
         }
