@@ -35,7 +35,7 @@ pub struct Need {
     pub repository: RepositoryName,
     /// The manifest.
     pub manifest: Digest,
-    /// Its tags; an image that an index lists may have none.
+    /// Its tags, and those of the indexes that list it.
     pub tags: Vec<Tag>,
 }
 
@@ -120,9 +120,21 @@ impl Catalog {
                 continue;
             };
             let Some(found) = self.get(&keys::repository(&repository)).await? else { continue };
-            let tags = keys::manifest_tags(&repository, &manifest);
-            let tags = self.names(&tags, None, limit, At::Latest).await?;
-            let tags = tags.items.iter().filter_map(|text| text.parse().ok()).collect();
+            // Its own tags, and those of the indexes that list it, at whatever depth.
+            let (mut above, mut at, mut tags) = (vec![manifest], 0, Vec::new());
+            while let Some(manifest) = above.get(at).copied() {
+                at += 1;
+                let own = keys::manifest_tags(&repository, &manifest);
+                let own = self.names(&own, None, limit, At::Latest).await?;
+                tags.extend(own.items.iter().filter_map(|text| text.parse::<Tag>().ok()));
+                let listing = keys::listings(&repository, &manifest);
+                let listing = self.names(&listing, None, limit, At::Latest).await?;
+                let listing = listing.items.iter().filter_map(|text| text.parse().ok());
+                above.extend(listing.filter(|index| !above.contains(index)).collect::<Vec<_>>());
+                above.truncate(limit.max(1));
+            }
+            tags.sort();
+            tags.dedup();
             needs.push(Need { repository: found.value.name, manifest, tags });
         }
         needs.sort();

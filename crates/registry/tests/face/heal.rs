@@ -5,8 +5,9 @@ use axum::body::Body;
 use dtr_catalog::{keys, records::Damage};
 use dtr_registry::Sampling;
 use dtr_types::{Digest, Random as _, SeededRandom};
+use serde_json::json;
 
-use crate::world::{OCI, PRIVATE, PUBLIC, Who, World};
+use crate::world::{INDEX, OCI, PRIVATE, PUBLIC, Who, World, descriptor, index};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
@@ -217,7 +218,8 @@ async fn a_range_of_a_blob_of_another_size_is_not_served() {
 async fn needs_are_named_and_removals_are_no_damage() {
     let world = World::new().await;
     world.image(PRIVATE, "v1").await;
-    let (manifest, _) = world.image(PUBLIC, "v1").await;
+    let (manifest, digest) = world.image(PUBLIC, "v1").await;
+    let size = manifest.len();
     world.put(PUBLIC, "v2", OCI, manifest).await.is(201);
     let layer = Digest::of(b"layer of v1");
     harm(&world, &layer, Harm::Removed);
@@ -229,6 +231,14 @@ async fn needs_are_named_and_removals_are_no_damage() {
         .flat_map(|need| need.tags.iter().map(|tag| format!("{}:{tag}", need.repository)))
         .collect();
     assert_eq!(told, [format!("{PRIVATE}:v1"), format!("{PUBLIC}:v1"), format!("{PUBLIC}:v2")]);
+    // An image that only an index lists is known by the tags of that.
+    let list = index(INDEX, &[descriptor(OCI, &digest, size)], &json!({}));
+    world.put(PUBLIC, "multi", INDEX, list).await.is(201);
+    world.own("DELETE", &format!("/v2/{PUBLIC}/manifests/v1")).send().await.is(202);
+    world.own("DELETE", &format!("/v2/{PUBLIC}/manifests/v2")).send().await.is(202);
+    let needs = world.catalog.needed_by(&layer, 10).await.unwrap();
+    let public = needs.iter().find(|need| need.repository.as_str() == PUBLIC).expect("there");
+    assert_eq!(public.tags.iter().map(|tag| tag.as_str()).collect::<Vec<_>>(), ["multi"]);
     // Without a record nothing is recorded.
     let (blobs, count) = world.catalog.damaged_blobs(10).await.unwrap();
     assert_eq!((blobs.len(), count), (1, 1));
