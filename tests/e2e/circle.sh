@@ -71,7 +71,7 @@ cp "$WORK/backup.tar" "$WORK/flipped.tar"
 printf 'X' | dd of="$WORK/flipped.tar" bs=1 seek=20000 conv=notrunc status=none
 refused "a flipped byte is refused" "\." "$dtr" backup verify "$WORK/flipped.tar"
 # shellcheck disable=SC2086
-from_damaged() { "$dtr" restore --data-dir "$WORK/again" $admin --dtr-load-balancer "127.0.0.1:$port" $place <"$WORK/cut.tar"; }
+from_damaged() { "$dtr" restore --no-start --data-dir "$WORK/again" $admin --dtr-load-balancer "127.0.0.1:$port" $place <"$WORK/cut.tar"; }
 refused "a restore from a cut archive is refused" "restore" from_damaged
 
 # In a container: the same arguments after docker run -i --rm.

@@ -198,6 +198,8 @@ pub async fn install(args: InstallArgs) -> Result<()> {
     let mut options =
         options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;
     options.take_over_storage = args.take_over_storage;
+    // The ports of a replica that runs in it are its own: that it is there is the thing to say.
+    dtr_replica::unoccupied(&dir).await.context("cannot install")?;
     try_ports(&options, args.no_start).await?;
     let mut made = None;
     let identity = match ucp(&args.ucp)? {
@@ -319,7 +321,8 @@ async fn restore_into(dir: &DataDir, args: RestoreArgs) -> Result<Outcome> {
     let mut options =
         options(args.replica_id, args.network, Some(args.tls), store, args.storage, args.log)?;
     options.take_over_storage = args.take_over_storage;
-    try_ports(&options, args.no_start || args.dry_run).await?;
+    let runs = dtr_replica::running(dir).is_some();
+    try_ports(&options, args.no_start || args.dry_run || runs).await.context("cannot restore")?;
     let owner_map = match &args.map_owners {
         None => Default::default(),
         Some(path) => {
