@@ -26,7 +26,7 @@ async fn token_key(world: &World) {
     let key = KeyRecord {
         purpose: KeyPurpose::Token,
         id: "0".repeat(32),
-        private_key: Secret::new("signs tokens"),
+        private_key: dtr_transport::pki::new_es256_key().unwrap().private,
         created_at: world.clock.now(),
         not_after: None,
     };
