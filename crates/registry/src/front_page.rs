@@ -18,8 +18,8 @@ pub(crate) async fn get(State(registry): State<Registry>, request: Request) -> R
          \n    docker login {host}\n    docker pull {host}/NAMESPACE/NAME:TAG\n\
          \nAccounts and repositories are made with the command dtr or through {base}/api/v0 \
          (described at {base}/api/v0/openapi.json).\n\
-         \nThe certificate authority that clients must trust is at {base}/ca. Compare its fingerprint with the one \
-         that \"dtr status\" shows on the registry's machine, then store it as /etc/docker/certs.d/{host}/ca.crt.\n",
+         \nThe certificate authority that clients must trust is at {base}/ca. Fetch it on the registry's own machine, or compare it \
+         with what is served there, before you trust it; docker reads it from /etc/docker/certs.d/{host}/ca.crt.\n",
         version = env!("CARGO_PKG_VERSION"),
     );
     let headers = [
