@@ -37,7 +37,7 @@ impl Principal {
 /// The name of the account that somebody means who types `text` at a login: names are in lower case by rule, and a blank that
 /// was typed or pasted with one belongs to none.
 pub fn login_name(text: &str) -> String {
-    text.trim().to_lowercase()
+    text.trim().to_ascii_lowercase()
 }
 
 /// Why an identity cannot be told.

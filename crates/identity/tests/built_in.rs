@@ -67,8 +67,13 @@ async fn passwords() {
     wrong(w.identity.authenticate("ann", &secret("password2")).await);
     wrong(w.identity.authenticate("ann", &secret("")).await);
     wrong(w.identity.authenticate("nobody", &secret("password1")).await);
-    for hostile in ["", "../x", "ann\0", "ANN", &"a".repeat(1 << 16)] {
+    for hostile in ["", "../x", "ann\0", "a nn", &"a".repeat(1 << 16)] {
         wrong(w.identity.authenticate(hostile, &secret("password1")).await);
+    }
+    // Names are in lower case by rule, and have no blanks.
+    for typed in ["Ann", "ANN", "ann ", "ann\t"] {
+        let principal = w.identity.authenticate(typed, &secret("password1")).await.expect("fits");
+        assert_eq!(principal.account.id, id);
     }
     // Remembered as verified, and still not after a change.
     w.identity.set_password(&w.actor, &id, secret("password2")).await.expect("set");
