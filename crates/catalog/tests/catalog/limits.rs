@@ -22,8 +22,9 @@ async fn tags(world: &World, repository: &Repository) -> Vec<String> {
 
 /// Names of tags of which an event says that they were removed.
 async fn told(world: &World) -> Vec<String> {
-    let events: Vec<Event> = world.catalog.oldest_events(500).await.expect("reads");
-    let by_system = events.into_iter().filter(|event| event.actor == "system");
+    let events = world.catalog.oldest_events(500).await.expect("reads");
+    let events = events.into_iter().map(|found| found.value);
+    let by_system = events.filter(|event: &Event| event.actor == "system");
     by_system.map(|event| event.object.name).collect()
 }
 
