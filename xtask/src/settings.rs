@@ -15,6 +15,7 @@ const RECORDS: &[(&str, &str, &[&str])] = &[
 const NO_EFFECT: &[&str] = &[
     "disable_persistent_cookies",
     "scan_on_push",
+    "namespace_is_org",
     "short_description",
     "long_description",
     "created_at",
