@@ -63,6 +63,10 @@ realm() { curl -sS -o /dev/null -D - "$@" http://127.0.0.1:5000/v2/ | tr -d '\r'
 same "also where the proxy hands on its own name for us" "$url/auth/token" "$(realm -H 'X-Forwarded-Proto: https')"
 same "a proxy of several names says which one" "https://other.example/auth/token" \
     "$(realm -H 'X-Forwarded-Proto: https' -H 'X-Forwarded-Host: other.example')"
+same "the outer of two proxies met the client" "https://other.example/auth/token" \
+    "$(realm -H 'X-Forwarded-For: 203.0.113.9, 127.0.0.1' -H 'X-Forwarded-Proto: https, http' \
+        -H 'X-Forwarded-Host: other.example, inner.local:5000')"
+same "no password is asked for in the clear" "https://other.example/auth/token" "$(realm -H 'X-Forwarded-Host: other.example')"
 location=$(via -u "admin:$password" -X POST -d '' /v2/admin/app/blobs/uploads/ | sed -n 's/^[Ll]ocation: //p')
 case "$location" in
 /v2/admin/app/blobs/uploads/* | "$url"/v2/admin/app/blobs/uploads/*) pass "an upload goes on at the proxy's address" ;;

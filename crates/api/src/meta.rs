@@ -8,7 +8,7 @@ use dtr_catalog::records::{CertificateRecord, EventType, IdentitySource, Setting
 use dtr_cluster::{Cluster, MemberView};
 use dtr_store::{Transaction, hold};
 use dtr_transport::pki;
-use dtr_types::Secret;
+use dtr_types::{ClientHost, Secret};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -108,7 +108,7 @@ pub(crate) async fn change_settings(
         .update(&dtr_catalog::keys::settings(), Some(&event), |known| {
             let old = known.cloned().unwrap_or_default();
             let new = merged(&old, &change)?;
-            check(&new)?;
+            check(&old, &new)?;
             if new.disable_persistent_cookies && !old.disable_persistent_cookies {
                 return Err(ApiError::invalid(
                     "INVALID_SETTINGS",
@@ -138,7 +138,7 @@ fn merged(old: &Settings, change: &serde_json::Map<String, Value>) -> Result<Set
     serde_json::from_value(value).map_err(|error| invalid(error.to_string()))
 }
 
-fn check(settings: &Settings) -> Result<(), ApiError> {
+fn check(old: &Settings, settings: &Settings) -> Result<(), ApiError> {
     let invalid = |reason: &str| Err(ApiError::invalid("INVALID_SETTINGS", reason));
     if settings.gc_grace_seconds < 60 {
         return invalid("gcGraceSeconds must be at least 60: a push needs that long in peace");
@@ -149,12 +149,11 @@ fn check(settings: &Settings) -> Result<(), ApiError> {
     if !(1..=365).contains(&settings.upload_expiry_days) {
         return invalid("uploadExpiryDays must be 1 to 365");
     }
-    let host = &settings.dtr_host;
-    let odd = |c: char| c.is_whitespace() || c.is_control() || "/@?#\"'\\".contains(c);
-    if host.len() > 255 || host.chars().any(odd) {
-        return invalid(
-            "dtrHost is written host or host:port, without https:// and without a path",
-        );
+    if !settings.dtr_host.is_empty()
+        && settings.dtr_host != old.dtr_host
+        && let Err(error) = settings.dtr_host.parse::<ClientHost>()
+    {
+        return invalid(&format!("dtrHost: {error}"));
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use axum::{
 use dtr_access::{AuthError, Caller, Denied, Limits, Operation};
 use dtr_catalog::records::{Repository, Visibility};
 use dtr_store::together::is_lately;
-use dtr_transport::RequestInfo;
-use dtr_types::{RepositoryId, RepositoryName};
+use dtr_transport::{RequestInfo, Scheme};
+use dtr_types::{ClientHost, RepositoryId, RepositoryName};
 
 use crate::{Gate, OciError, Registry};
 
@@ -33,19 +33,13 @@ pub(crate) struct Challenger {
 impl Challenger {
     /// A client fetches its token where it reached us, since it may know no other of our names: a replica's own, or one of
     /// several in front of a proxy. Where that is not sure, as behind a proxy that hands on its own name for us, at the
-    /// address for clients (`external`, the setting `dtrHost`).
+    /// address for clients (`external`, the setting `dtrHost`). Where there is such an address, clients use TLS, whatever a
+    /// proxy says of its own connection: no password may be sent in the clear because of that word.
     pub fn of(request: &Request, external: &str) -> Self {
         let info = request.extensions().get::<RequestInfo>();
-        let is_sure = info.is_some_and(|info| info.host_is_sure && info.host.is_some());
-        let external = (!is_sure && !external.is_empty()).then(|| external.to_owned());
-        let (base, host) = match (external, info.and_then(|info| info.host.as_deref())) {
-            (Some(host), _) => (format!("https://{host}"), host),
-            (None, Some(host)) => {
-                let base = info.and_then(RequestInfo::base_url);
-                (base.unwrap_or_else(|| format!("https://{host}")), host.to_owned())
-            }
-            (None, None) => ("https://localhost".to_owned(), "localhost".to_owned()),
-        };
+        let used = info.and_then(|info| info.host.as_deref().map(|host| (info.scheme, host)));
+        let is_sure = info.is_some_and(|info| info.host_is_sure);
+        let (base, host) = token_address(external.parse().ok().as_ref(), used, is_sure);
         let has_token = request.headers().contains_key(header::AUTHORIZATION);
         Self { base, host, has_token, client: info.map(|info| info.client) }
     }
@@ -67,11 +61,9 @@ impl Challenger {
         scope: Option<&str>,
         error: Option<&str>,
     ) -> OciError {
-        let quoted = |text: &str| text.replace(['"', '\\'], "");
         let mut challenge = format!(
             "Bearer realm=\"{}/auth/token\",service=\"{}\"",
-            quoted(&self.base),
-            quoted(&self.host)
+            self.base, self.host
         );
         if let Some(scope) = scope {
             challenge.push_str(&format!(",scope=\"{scope}\""));
@@ -79,8 +71,10 @@ impl Challenger {
         if let Some(error) = error {
             challenge.push_str(&format!(",error=\"{error}\""));
         }
+        // It follows the host that the client says it used: no cache may hand it to another.
         OciError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
             .header(header::WWW_AUTHENTICATE, challenge)
+            .header(header::CACHE_CONTROL, "no-store")
     }
 
     /// Where the request comes from.
@@ -109,6 +103,21 @@ fn authorization<'a>(
         let message = "the Authorization header is not text";
         challenger.unauthorized(message, None, Some("invalid_token"))
     })
+}
+
+/// Where a client fetches its token, as `scheme://host`, and that host. `used` is what the client is seen to have used.
+fn token_address(
+    external: Option<&ClientHost>,
+    used: Option<(Scheme, &ClientHost)>,
+    is_sure: bool,
+) -> (String, String) {
+    let (scheme, host) = match (external, used) {
+        (Some(_), Some((_, used))) if is_sure => (Scheme::Https, used.to_string()),
+        (Some(external), _) => (Scheme::Https, external.to_string()),
+        (None, Some((scheme, used))) => (scheme, used.to_string()),
+        (None, None) => (Scheme::Https, "localhost".to_owned()),
+    };
+    (format!("{}://{host}", scheme.as_str()), host)
 }
 
 impl Registry {
@@ -383,5 +392,27 @@ fn new_repository(
         scan_on_push: false,
         tag_limit: 0,
         created_at: registry.catalog.now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_asked_for_in_the_clear_where_clients_use_tls() {
+        let host = |text: &str| text.parse::<ClientHost>().ok();
+        let (external, inner) = (host("registry.example.com"), host("inner:5000"));
+        for scheme in [Scheme::Http, Scheme::Https] {
+            let used = inner.as_ref().map(|inner| (scheme, inner));
+            let sure = token_address(external.as_ref(), used, true);
+            assert_eq!(sure, ("https://inner:5000".to_owned(), "inner:5000".to_owned()));
+            let unsure = token_address(external.as_ref(), used, false).0;
+            assert_eq!(unsure, "https://registry.example.com");
+            // Where nobody said what clients use, the way they came is all that is known.
+            let unknown = token_address(None, used, false).0;
+            assert_eq!(unknown, format!("{}://inner:5000", scheme.as_str()));
+        }
+        assert_eq!(token_address(None, None, false).0, "https://localhost");
     }
 }

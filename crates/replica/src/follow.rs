@@ -11,6 +11,7 @@ use dtr_transport::{
     pki::{PkiError, SubjectNames},
     tls::ServerTls,
 };
+use dtr_types::ClientHost;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +26,23 @@ const WATCH_AGAIN: Duration = Duration::from_secs(1);
 /// How often the certificate is looked at although nothing changed: one of our own is made anew before it ends.
 const RENEW: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// The names that a certificate of our own has.
+/// The names that a certificate of our own has. An address for clients that is none, as an older version may have stored
+/// it, is left out: nobody could use it, and the others go on.
 pub(crate) fn names(config: &ReplicaConfig, external: &str) -> Result<SubjectNames, PkiError> {
     let names = SubjectNames::local().with_url(&config.address)?;
-    if external.is_empty() { Ok(names) } else { names.with_host(external) }
+    if external.is_empty() {
+        return Ok(names);
+    }
+    match external.parse::<ClientHost>() {
+        Ok(host) => names.with_host(host.host()),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "the setting dtrHost is not used; set it anew with \"dtr reconfigure --dtr-external-url\""
+            );
+            Ok(names)
+        }
+    }
 }
 
 /// The same, and those of all replicas: they share one certificate, and each makes it anew where it lacks a name.
@@ -115,7 +129,7 @@ impl Follower {
 
     async fn try_apply(&self) -> Result<(), ServeError> {
         let Settings { dtr_host, .. } = self.catalog.settings().await?;
-        self.external.set(&dtr_host);
+        self.external.set(dtr_host.parse().ok());
         let names = shared_names(&self.catalog, &self.config, &dtr_host).await?;
         let certificate = assets::web_certificate(&self.catalog, &names).await?;
         self.tls.exchange(&certificate)?;

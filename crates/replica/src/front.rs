@@ -160,7 +160,7 @@ impl Doors {
     pub async fn bind(dir: &DataDir, config: &ReplicaConfig) -> Result<Self, ServeError> {
         let certificate = assets::early_certificate(dir, &follow::names(config, "")?)?;
         let tls = ServerTls::new(&certificate)?;
-        let (external, metrics) = (ExternalHost::new(""), Metrics::new());
+        let (external, metrics) = (ExternalHost::default(), Metrics::new());
         let waiting = Arc::<Waiting>::default();
         let front = Front::new(Arc::clone(&waiting), false);
         let server = listeners(&front, config, &external, &metrics, &tls)?.bind().await?;

@@ -18,7 +18,8 @@ use dtr_identity::{BuiltIn, BuiltInOptions, ManageError, ServiceForm, UcpClient,
 use dtr_store::StoreError;
 use dtr_transport::pki::{PkiError, SubjectNames};
 use dtr_types::{
-    AccountName, Clock as _, ClusterId, ReplicaId, Secret, ServiceId, SystemClock, SystemRandom,
+    AccountName, ClientHost, ClientHostError, Clock as _, ClusterId, ReplicaId, Secret, ServiceId,
+    SystemClock, SystemRandom,
 };
 
 use crate::{
@@ -144,10 +145,8 @@ pub enum InstallError {
         source: std::io::Error,
     },
     /// The address for clients is not one.
-    #[error(
-        "\"{0}\" is not an address that clients can use; write https://host or https://host:port"
-    )]
-    ExternalUrl(String),
+    #[error(transparent)]
+    ExternalUrl(#[from] ClientHostError),
     /// The certificate cannot be used.
     #[error(transparent)]
     Certificate(#[from] PkiError),
@@ -206,37 +205,12 @@ pub enum InstallError {
     Proxies(#[from] dtr_transport::NetworkError),
 }
 
-/// Host, and port if one was written, of the address for clients.
-pub(crate) fn external_host(text: &str) -> Result<String, InstallError> {
-    let wrong = || InstallError::ExternalUrl(text.to_owned());
-    let rest = match text.split_once("://") {
-        Some(("https", rest)) => rest,
-        Some(_) => return Err(wrong()),
-        None => text,
-    };
-    let host = rest.trim_end_matches('/');
-    let odd = |c: char| c.is_whitespace() || c.is_control() || "/@?#\"'\\".contains(c);
-    if host.is_empty() || host.len() > 255 || host.chars().any(odd) {
-        return Err(wrong());
-    }
-    SubjectNames::none().with_host(host).map_err(|_| wrong())?;
-    Ok(host.to_owned())
-}
-
-/// Host without its port.
-fn bare_host(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => name,
-        _ => host,
-    }
-}
-
 impl ReplicaOptions {
     /// The names under which clients and other machines reach the replica.
     pub(crate) fn names(&self) -> Result<SubjectNames, InstallError> {
         let mut names = SubjectNames::local();
-        if let Some(url) = &self.external_url {
-            names = names.with_host(&external_host(url)?)?;
+        if let Some(host) = self.external_host()? {
+            names = names.with_host(host.host())?;
         }
         if let Ok(more) = names.clone().with_host(&self.node) {
             names = more;
@@ -248,6 +222,11 @@ impl ReplicaOptions {
             names = names.with_host(host)?;
         }
         Ok(names)
+    }
+
+    /// The address for clients, if one was given.
+    pub(crate) fn external_host(&self) -> Result<Option<ClientHost>, ClientHostError> {
+        self.external_url.as_deref().map(ClientHost::from_address).transpose()
     }
 
     /// Where the other replicas reach this machine, if that was said.
@@ -263,8 +242,8 @@ impl ReplicaOptions {
         if let Some(host) = self.replica_host() {
             return Ok(ReplicaConfig::address_of(&dtr_cluster::url_host(host), self.https_port));
         }
-        let host = match &self.external_url {
-            Some(url) => bare_host(&external_host(url)?).to_owned(),
+        let host = match self.external_host()? {
+            Some(external) => external.host().to_owned(),
             None if !self.listen_address.is_unspecified() => match self.listen_address {
                 IpAddr::V4(address) => address.to_string(),
                 IpAddr::V6(address) => format!("[{address}]"),
@@ -276,8 +255,8 @@ impl ReplicaOptions {
 
     /// Where clients reach the registry.
     pub(crate) fn url(&self) -> Result<String, InstallError> {
-        match &self.external_url {
-            Some(url) => Ok(format!("https://{}", external_host(url)?)),
+        match self.external_host()? {
+            Some(external) => Ok(format!("https://{external}")),
             None => self.address(),
         }
     }
@@ -493,8 +472,8 @@ async fn fill(
         catalog.put(record).await?;
     }
     assets::web_certificate(&catalog, names).await?;
-    if let Some(url) = &options.external_url {
-        let settings = Settings { dtr_host: external_host(url)?, ..Settings::default() };
+    if let Some(external) = options.external_host()? {
+        let settings = Settings { dtr_host: external.to_string(), ..Settings::default() };
         catalog.put(&settings).await?;
     }
     let url = options.url()?;
@@ -534,23 +513,5 @@ async fn fill(
             registered.take_back().await;
             Err(error)
         }
-    }
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_address_for_clients_is_a_host() {
-        assert_eq!(external_host("https://r.example.com").unwrap(), "r.example.com");
-        assert_eq!(external_host("https://r.example.com:8443/").unwrap(), "r.example.com:8443");
-        assert_eq!(external_host("127.0.0.1:8443").unwrap(), "127.0.0.1:8443");
-        for bad in ["", "http://a", "https://", "https://a/b", "https://u:p@a", "a b"] {
-            assert!(external_host(bad).is_err(), "{bad}");
-        }
-        assert_eq!(bare_host("a:1"), "a");
-        assert_eq!(bare_host("a"), "a");
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     assets,
     changes::{self, Changes},
     cluster::Founding,
-    install::{external_host, login, registration_form},
+    install::{login, registration_form},
     mark::Place,
     metadata::Metadata,
     occupant::Occupant,
@@ -542,7 +542,8 @@ impl Filling<'_> {
             how.copy = request.copy;
             how.accept_empty_storage = request.accept_empty_storage;
             how.accept_salvaged = request.accept_salvaged;
-            how.external_url = options.external_url.as_deref().map(external_host).transpose()?;
+            let external = options.external_host().map_err(InstallError::from)?;
+            how.external_url = external.map(|host| host.to_string());
             how.certificates = certificates;
             how.progress = request.progress.clone();
             let read = read_options(request);

@@ -438,7 +438,7 @@ impl Start {
         let names = follow::names(config, &settings.dtr_host)?;
         let certificate = assets::web_certificate(catalog, &names).await?;
         self.doors.tls.exchange(&certificate)?;
-        self.doors.external.set(&settings.dtr_host);
+        self.doors.external.set(settings.dtr_host.parse().ok());
         if engine.is_some() {
             assets::remember(dir, &certificate);
         }

@@ -1,7 +1,8 @@
 //! Who really asked: what a TLS-ending proxy says about its client, believed only where that was configured.
 //!
 //! `X-Forwarded-For`, `-Proto` and `-Host` are read first; `Forwarded` (RFC 7239) only when none of the three is there.
-//! Of several values the last counts, which is the one the nearest proxy wrote; everything before it is the client's word.
+//! Of several values the one counts that the proxy wrote to which the client connected. Each of our own proxies that
+//! `X-Forwarded-For` (or `for=`) names adds one value after it; everything before it is the client's word.
 
 use std::{
     fmt,
@@ -9,6 +10,7 @@ use std::{
     str::FromStr,
 };
 
+use dtr_types::ClientHost;
 use http::{HeaderMap, HeaderName, header};
 
 use crate::request::Scheme;
@@ -98,7 +100,7 @@ impl Forwarded {
 pub(crate) struct Told {
     pub client: Option<IpAddr>,
     pub scheme: Option<Scheme>,
-    pub host: Option<String>,
+    pub host: Option<ClientHost>,
 }
 
 static X_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -130,39 +132,48 @@ fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
 }
 
 fn read(headers: &HeaderMap, policy: &Forwarded) -> Told {
-    let (clients, scheme, host);
+    let (hops, schemes, hosts): (Vec<Option<IpAddr>>, Vec<String>, Vec<String>);
     if [&X_FOR, &X_PROTO, &X_HOST].iter().any(|name| headers.contains_key(*name)) {
-        clients = list(headers, &X_FOR);
-        scheme = list(headers, &X_PROTO).pop();
-        host = list(headers, &X_HOST).pop();
+        hops = list(headers, &X_FOR).iter().map(|hop| hop_address(hop)).collect();
+        schemes = list(headers, &X_PROTO);
+        hosts = list(headers, &X_HOST);
     } else {
         let elements = list(headers, &header::FORWARDED);
-        clients = elements.iter().filter_map(|e| parameter(e, "for")).collect();
-        scheme = elements.last().and_then(|e| parameter(e, "proto"));
-        host = elements.last().and_then(|e| parameter(e, "host"));
+        let all = |name| elements.iter().map(move |e| parameter(e, name));
+        hops = all("for").map(|hop| hop_address(&hop?)).collect();
+        schemes = all("proto").map(Option::unwrap_or_default).collect();
+        hosts = all("host").map(Option::unwrap_or_default).collect();
     }
+    let (client, proxies) = nearest_client(&hops, policy);
+    // A proxy that hands a value on as it came leaves fewer of them than there are proxies.
+    let nearest = |values: Vec<String>| {
+        let at = values.len().checked_sub(1)?.saturating_sub(proxies);
+        values.into_iter().nth(at)
+    };
     Told {
-        client: nearest_client(&clients, policy),
-        scheme: scheme.and_then(|text| match text.to_ascii_lowercase().as_str() {
+        client,
+        scheme: nearest(schemes).and_then(|text| match text.to_ascii_lowercase().as_str() {
             "https" => Some(Scheme::Https),
             "http" => Some(Scheme::Http),
             _ => None,
         }),
-        host: host.filter(|host| is_host(host)),
+        host: nearest(hosts).and_then(|host| ClientHost::from_request(&host)),
     }
 }
 
-fn nearest_client(hops: &[String], policy: &Forwarded) -> Option<IpAddr> {
-    let mut found = None;
+/// The client, and how many of our own proxies stand between it and the one that connected to us.
+fn nearest_client(hops: &[Option<IpAddr>], policy: &Forwarded) -> (Option<IpAddr>, usize) {
+    let (mut found, mut proxies) = (None, 0);
     for hop in hops.iter().rev() {
         // Something that is no address ("unknown", "_hidden") ends what can be believed.
-        let Some(address) = hop_address(hop) else { break };
+        let Some(address) = *hop else { break };
         found = Some(address);
         if !policy.skips(address) {
             break;
         }
+        proxies += 1;
     }
-    found
+    (found, proxies)
 }
 
 /// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]:4711`.
@@ -182,35 +193,6 @@ fn parameter(element: &str, name: &str) -> Option<String> {
         let (key, value) = pair.split_once('=')?;
         key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"').to_owned())
     })
-}
-
-/// Whether `text` may be put into an address as its host: a DNS name, IPv4 or bracketed IPv6 address, perhaps with a
-/// port. Nothing that could end the host part or name a user.
-pub(crate) fn is_host(text: &str) -> bool {
-    let (host, port) = split_port(text);
-    let port_fits = port.is_none_or(|p| {
-        (1..=5).contains(&p.len())
-            && p.bytes().all(|b| b.is_ascii_digit())
-            && p.parse::<u16>().is_ok_and(|p| p != 0)
-    });
-    let name = |host: &str| {
-        (1..=253).contains(&host.len())
-            && !host.starts_with(['.', '-'])
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-    };
-    let fits = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
-        None => name(host),
-    };
-    fits && port_fits
-}
-
-/// Splits `host:port`, leaving bracketed IPv6 addresses whole.
-pub(crate) fn split_port(text: &str) -> (&str, Option<&str>) {
-    match text.rfind(':') {
-        Some(at) if !text[at..].contains(']') => (&text[..at], Some(&text[at + 1..])),
-        _ => (text, None),
-    }
 }
 
 #[cfg(test)]
@@ -265,7 +247,7 @@ mod tests {
         ]);
         let told = take(&mut map, ip("10.0.0.1"), &policy);
         assert_eq!(told.client, Some(ip("203.0.113.9")));
-        assert_eq!(told.host.as_deref(), Some("dtr.example.com"));
+        assert_eq!(told.host, "dtr.example.com".parse().ok());
         let mut map = headers(&[("x-forwarded-for", "1.1.1.1, unknown")]);
         assert_eq!(take(&mut map, ip("10.0.0.1"), &policy).client, None);
     }
@@ -279,19 +261,38 @@ mod tests {
         let told = take(&mut map, ip("127.0.0.1"), &Forwarded::FromAnyone);
         assert_eq!(told.client, Some(ip("2001:db8::1")));
         assert_eq!(told.scheme, Some(Scheme::Https));
-        assert_eq!(told.host.as_deref(), Some("dtr.example.com:8443"));
+        assert_eq!(told.host, "dtr.example.com:8443".parse().ok());
     }
 
     #[test]
-    fn hosts() {
-        for good in ["dtr", "dtr.example.com:443", "127.0.0.1:1", "[::1]", "[2001:db8::1]:8443"] {
-            assert!(is_host(good), "{good}");
+    fn of_two_proxies_the_outer_one_met_the_client() {
+        let policy = Forwarded::From(vec!["10.0.0.0/8".parse().unwrap()]);
+        let told = |pairs: &[(&'static str, &'static str)]| {
+            let told = take(&mut headers(pairs), ip("10.0.0.1"), &policy);
+            (told.client, told.scheme, told.host.map(|host| host.to_string()))
+        };
+        let right =
+            (Some(ip("203.0.113.9")), Some(Scheme::Https), Some("registry.example.com".to_owned()));
+        for clients in ["203.0.113.9, 10.0.0.2", "1.1.1.1, 203.0.113.9, 10.0.0.2"] {
+            for schemes in ["https, http", "https,http", "https", "http, https, http"] {
+                for hosts in ["registry.example.com, inner:5000", "registry.example.com"] {
+                    let sent = told(&[
+                        ("x-forwarded-for", clients),
+                        ("x-forwarded-proto", schemes),
+                        ("x-forwarded-host", hosts),
+                    ]);
+                    assert_eq!(sent, right, "{clients} {schemes} {hosts}");
+                }
+            }
         }
-        for bad in [
-            "", ":443", "a/b", "a@b", "a b", "a:", "a:0", "a:99999", "[::1", "::1", "a\\b", "a?b",
-            "-a", "a:b:c", "é", "[x]", "a:+80", "a:000080",
-        ] {
-            assert!(!is_host(bad), "{bad}");
-        }
+        let element = "for=203.0.113.9;proto=https;host=registry.example.com, for=10.0.0.2;proto=http;host=inner";
+        assert_eq!(told(&[("forwarded", element)]), right);
+        // What a client wrote itself counts as little behind two proxies as behind one.
+        let lied = told(&[
+            ("x-forwarded-for", "10.0.0.9, 203.0.113.9, 10.0.0.2"),
+            ("x-forwarded-proto", "http, https, http"),
+            ("x-forwarded-host", "evil.example, registry.example.com, inner:5000"),
+        ]);
+        assert_eq!(lied, right);
     }
 }

@@ -8,33 +8,32 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::{Either, Ready, ready};
+use dtr_types::ClientHost;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use serde_json::json;
 use tower::Service;
 
 use crate::{
     Body,
-    forwarded::{is_host, split_port},
     request::{Handler, RequestInfo},
     respond::error_response,
 };
 
-/// `host` or `host:port` of the address that clients use; empty for none. Clones share it, so that it can change while
-/// listeners run.
+/// The address that clients use, if there is one. Clones share it, so that it can change while listeners run.
 #[derive(Clone, Debug, Default)]
-pub struct ExternalHost(Arc<ArcSwapOption<String>>);
+pub struct ExternalHost(Arc<ArcSwapOption<ClientHost>>);
 
 impl ExternalHost {
     /// With this host, or none.
-    pub fn new(host: &str) -> Self {
+    pub fn new(host: Option<ClientHost>) -> Self {
         let made = Self::default();
         made.set(host);
         made
     }
 
     /// Another host from now on, or none.
-    pub fn set(&self, host: &str) {
-        self.0.store((!host.is_empty()).then(|| Arc::new(host.to_owned())));
+    pub fn set(&self, host: Option<ClientHost>) {
+        self.0.store(host.map(Arc::new));
     }
 }
 
@@ -50,8 +49,8 @@ pub struct Redirect {
 impl Redirect {
     /// The answer to a request other than `/_ping`.
     pub(crate) fn answer(&self, request: &Request<Body>) -> Response<Body> {
-        let used = request.extensions().get::<RequestInfo>().and_then(|info| info.host.as_deref());
-        let Some(location) = self.location(used, request.uri()) else {
+        let used = request.extensions().get::<RequestInfo>().and_then(|info| info.host.clone());
+        let Some(location) = self.location(used.as_deref(), request.uri()) else {
             return error_response(
                 StatusCode::BAD_REQUEST,
                 "UNSUPPORTED",
@@ -65,18 +64,17 @@ impl Redirect {
         *response.status_mut() =
             if reads { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
         response.headers_mut().insert(header::LOCATION, location);
+        // It follows the host that was used, and the address for clients may change.
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
 
-    fn location(&self, used: Option<&str>, uri: &Uri) -> Option<HeaderValue> {
+    fn location(&self, used: Option<&ClientHost>, uri: &Uri) -> Option<HeaderValue> {
         let external = self.external_host.0.load();
         let host = match (&*external, used) {
-            (Some(host), _) if is_host(host) => host.as_str().to_owned(),
-            (_, Some(used)) => match self.https_port {
-                None | Some(443) => split_port(used).0.to_owned(),
-                Some(port) => format!("{}:{port}", split_port(used).0),
-            },
-            (_, None) => return None,
+            (Some(host), _) => ClientHost::clone(host),
+            (None, Some(used)) => used.with_port(self.https_port.filter(|port| *port != 443)),
+            (None, None) => return None,
         };
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
         let path = if path.starts_with('/') { path } else { "/" };
@@ -117,11 +115,13 @@ mod tests {
     #[test]
     fn goes_to_the_external_host_or_back_to_the_same() {
         let to = |redirect: &Redirect, used: Option<&str>, uri: &str| {
-            redirect.location(used, &uri.parse().unwrap()).map(|v| v.to_str().unwrap().to_owned())
+            let used = used.and_then(ClientHost::from_request);
+            let location = redirect.location(used.as_ref(), &uri.parse().unwrap());
+            location.map(|v| v.to_str().unwrap().to_owned())
         };
-        let host = ExternalHost::new("old.example.com");
+        let host = ExternalHost::new("old.example.com".parse().ok());
         let own = Redirect { external_host: host.clone(), https_port: None };
-        host.set("dtr.example.com");
+        host.set("dtr.example.com".parse().ok());
         assert_eq!(
             to(&own, Some("evil.example"), "/v2/?n=1").as_deref(),
             Some("https://dtr.example.com/v2/?n=1")

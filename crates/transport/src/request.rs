@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use dtr_types::Random;
+use dtr_types::{ClientHost, Random};
 use futures_util::FutureExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header, request::Parts,
@@ -93,17 +93,10 @@ pub struct RequestInfo {
     /// What the client used.
     pub scheme: Scheme,
     /// The host (and port) the client used, if it sent a valid one.
-    pub host: Option<Arc<str>>,
+    pub host: Option<Arc<ClientHost>>,
     /// Whether that is how the client reached us: over TLS that ends here, or as a trusted proxy says. Behind a proxy that
     /// says nothing it may be the proxy's own name for us.
     pub host_is_sure: bool,
-}
-
-impl RequestInfo {
-    /// `https://host:port` as the client sees this server, if it said so.
-    pub fn base_url(&self) -> Option<String> {
-        self.host.as_ref().map(|host| format!("{}://{host}", self.scheme.as_str()))
-    }
 }
 
 /// Put into a response's extensions by a handler: the account that asked, for the access log.
@@ -253,8 +246,7 @@ impl<S: Handler> App<S> {
         let asked = || {
             let sent = parts.uri.authority().map(|a| a.as_str());
             sent.or_else(|| parts.headers.get(header::HOST)?.to_str().ok())
-                .filter(|host| forwarded::is_host(host))
-                .map(Arc::from)
+                .and_then(ClientHost::from_request)
         };
         let host_is_sure = told.host.is_some() || origin.scheme == Scheme::Https;
         RequestInfo {
@@ -263,7 +255,7 @@ impl<S: Handler> App<S> {
             client: told.client.unwrap_or(origin.peer.ip()).to_canonical(),
             peer: origin.peer,
             scheme: told.scheme.unwrap_or(origin.scheme),
-            host: told.host.map(Arc::from).or_else(asked),
+            host: told.host.or_else(asked).map(Arc::new),
         }
     }
 

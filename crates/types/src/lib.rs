@@ -3,6 +3,7 @@
 //!
 //! Invariant: no I/O, no async, no global clock or randomness; both are traits here and are handed in.
 
+mod client_host;
 mod clock;
 mod digest;
 mod ids;
@@ -16,6 +17,7 @@ mod secret;
 mod spelling;
 mod watched;
 
+pub use client_host::{ClientHost, ClientHostError};
 pub use clock::{Clock, Doubt, ManualClock, Running, SystemClock, Timestamp, TimestampError};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use ids::{

@@ -21,7 +21,7 @@ use anyhow::{Context as _, bail, ensure};
 use dtr_catalog::Catalog;
 use dtr_store_embedded::{EmbeddedStore, Options};
 use dtr_transport::{durable_write, pki::SubjectNames};
-use dtr_types::{SystemClock, SystemRandom, WatchedClock};
+use dtr_types::{ClientHost, SystemClock, SystemRandom, WatchedClock};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::NetworkArgs;
@@ -65,19 +65,26 @@ impl Config {
     /// # Errors
     /// When one is not a name.
     pub fn names(&self) -> anyhow::Result<SubjectNames> {
-        let mut names = SubjectNames::local().with_host(&self.host_address)?;
+        let host: ClientHost = self.host().parse()?;
+        ensure!(host.port().is_none(), "the port is given with --controller-port");
+        let mut names = SubjectNames::local().with_host(host.host())?;
         for san in &self.sans {
             names = names.with_host(san)?;
         }
         Ok(names)
     }
 
-    /// The address for clients: `https://host[:port]`.
-    pub fn url(&self) -> String {
-        let host = match self.host_address.parse::<Ipv6Addr>() {
+    /// The host of the address for clients; an IPv6 address in brackets.
+    fn host(&self) -> String {
+        match self.host_address.parse::<Ipv6Addr>() {
             Ok(address) => format!("[{address}]"),
             Err(_) => self.host_address.clone(),
-        };
+        }
+    }
+
+    /// The address for clients: `https://host[:port]`.
+    pub fn url(&self) -> String {
+        let host = self.host();
         match self.controller_port {
             443 => format!("https://{host}"),
             port => format!("https://{host}:{port}"),
@@ -93,7 +100,7 @@ impl Config {
 fn machine_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
-    match SubjectNames::none().with_host(name) {
+    match name.parse::<ClientHost>() {
         Ok(_) => name.to_owned(),
         Err(_) => "localhost".to_owned(),
     }

@@ -337,6 +337,11 @@ async fn settings_change_one_by_one_and_wrong_ones_not_at_all() {
         json!({ "gcGraceSeconds": "much" }),
         json!({ "noSuchSetting": true }),
         json!({ "dtrHost": "https://a.example" }),
+        json!({ "dtrHost": "localhost:99999" }),
+        json!({ "dtrHost": "::1:15010" }),
+        json!({ "dtrHost": "[a.example" }),
+        json!({ "dtrHost": "÷" }),
+        json!({ "dtrHost": "registry.example.com." }),
         json!({ "gcGraceSeconds": 9000, "uploadExpiryDays": 0 }),
     ] {
         world.admin("POST", at, Some(&wrong)).await.is(400);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use dtr_replica::{DataDir, EtcdConfig, GivenEtcd, ReplicaConfig, StorageConfig, StoreConfig};
+use dtr_types::ClientHost;
 use serde_json::{Value, json};
 
 use super::{connect, register::register, rolling};
@@ -44,6 +45,10 @@ pub async fn run(mut args: ReconfigureArgs) -> Result<()> {
         (dir, _) => dir.as_deref(),
     };
     // Judged before anything is changed.
+    let external = args.network.dtr_external_url.as_deref().map(ClientHost::from_address);
+    let external = external
+        .transpose()
+        .map_err(|error| Failure::usage(format!("--dtr-external-url: {error}")))?;
     let changed = match dir {
         Some(dir) if own => Some(configured(dir, &args)?),
         _ => None,
@@ -66,7 +71,7 @@ pub async fn run(mut args: ReconfigureArgs) -> Result<()> {
         }
     }
     if shared {
-        change_shared(&args).await?;
+        change_shared(&args, external.as_ref()).await?;
     }
     if let (Some(_), Some(dir)) = (changed, dir) {
         let data_dir = DataDir::new(dir);
@@ -291,13 +296,12 @@ fn with_port(address: &str, port: u16) -> String {
     }
 }
 
-async fn change_shared(args: &ReconfigureArgs) -> Result<()> {
+async fn change_shared(args: &ReconfigureArgs, external: Option<&ClientHost>) -> Result<()> {
     connect::with(&args.connect, async |c| {
-        if let Some(url) = &args.network.dtr_external_url {
-            let host = url.strip_prefix("https://").unwrap_or(url).trim_end_matches('/');
+        if let Some(host) = external {
             let _: Value = c
                 .api
-                .post("/api/v0/meta/settings", &json!({"dtrHost": host}))
+                .post("/api/v0/meta/settings", &json!({"dtrHost": host.to_string()}))
                 .await
                 .context("cannot set the address that clients use")?;
             terminal::say(&format!("clients are now told to use https://{host}"));

@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use super::PkiError;
-use crate::forwarded::split_port;
 
 /// One subject alternative name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +94,14 @@ impl SubjectNames {
     /// The names, addresses last.
     pub fn iter(&self) -> impl Iterator<Item = &SubjectName> {
         self.0.iter()
+    }
+}
+
+/// Splits `host:port`, leaving bracketed IPv6 addresses whole.
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    match text.rfind(':') {
+        Some(at) if !text[at..].contains(']') => (&text[..at], Some(&text[at + 1..])),
+        _ => (text, None),
     }
 }
 

@@ -54,7 +54,7 @@ async fn respond(request: Request<Body>, gate: Arc<Semaphore>) -> Response<Body>
     let body = match request.uri().path() {
         "/info" => {
             let info = request.extensions().get::<RequestInfo>().unwrap();
-            let host = info.host.as_deref().unwrap_or("-");
+            let host = info.host.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
             let seen = request.headers().contains_key("x-forwarded-for");
             Body::from(format!(
                 "{} {} {host} {seen} {}",
