@@ -1,8 +1,10 @@
-//! Bodies on their way: counted, given up when the client stops, and read to the end a little when the answer came first.
+//! Bodies on their way: counted, bounded, given up when the client stops, and read to the end a little when the answer came
+//! first.
 
 use std::{
     future::poll_fn,
     pin::Pin,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,13 +16,55 @@ use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use crate::{Body, access_log::Finish};
+use crate::{
+    Body,
+    access_log::Finish,
+    shares::{NoPlace, Place},
+};
 
 /// The client stopped sending in the middle of a request body. A handler that sees this as the cause of a body's error
 /// may answer 408.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client sent nothing for {} seconds in the middle of the request's body", .0.as_secs())]
 pub struct BodyIdle(pub Duration);
+
+/// Why a request's body was not taken to its end. The answer says so, whatever the handler made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyFault {
+    #[error("the request's body has more than {0} bytes")]
+    TooLarge(u64),
+    #[error("the request's body did not come to its end within {} seconds", .0.as_secs())]
+    TooSlow(Duration),
+    #[error("the server has too many {}", .0.what)]
+    NoPlace(NoPlace),
+}
+
+impl BodyFault {
+    /// The limit's name in metrics.
+    pub(crate) const fn limit(&self) -> &'static str {
+        match self {
+            Self::TooLarge(_) => "body_bytes",
+            Self::TooSlow(_) => "body_timeout",
+            Self::NoPlace(no) => no.limit,
+        }
+    }
+}
+
+/// The bounds of a body that is no upload of a blob.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whole {
+    pub bytes: u64,
+    pub time: Duration,
+}
+
+/// What a body that is no upload of a blob occupies until its end, and who is told of the end.
+pub(crate) struct Waiting {
+    pub whole: Whole,
+    pub place: Place,
+    /// Gets the place of the request once it works.
+    pub working: Arc<OnceLock<Place>>,
+    pub fault: Arc<OnceLock<BodyFault>>,
+}
 
 /// How much of a body that nobody wants is still read, in bytes, and for how long. A client that is refused in the
 /// middle of sending may take a connection (or stream) that is closed under it for the whole answer, and never read why
@@ -40,6 +84,9 @@ pub(crate) struct RequestBody {
     /// Made at the first wait, then only moved on when it fires: a fast upload touches no timer.
     timer: Option<Pin<Box<Sleep>>>,
     waiting_since: Option<Instant>,
+    began: Instant,
+    bytes: u64,
+    waiting: Option<Waiting>,
 }
 
 impl RequestBody {
@@ -48,15 +95,58 @@ impl RequestBody {
         headers: &HeaderMap,
         idle: Duration,
         received: Counter,
+        waiting: Option<Waiting>,
     ) -> Self {
         let finish = !headers.contains_key(header::EXPECT);
-        Self { inner: Some(inner), received, idle, finish, timer: None, waiting_since: None }
+        Self {
+            inner: Some(inner),
+            received,
+            idle,
+            finish,
+            timer: None,
+            waiting_since: None,
+            began: Instant::now(),
+            bytes: 0,
+            waiting,
+        }
+    }
+
+    /// Counts a piece against the bounds of the whole body.
+    fn check(&mut self, bytes: usize) -> Result<(), BodyFault> {
+        let Some(waiting) = &mut self.waiting else { return Ok(()) };
+        self.bytes += bytes as u64;
+        if self.bytes > waiting.whole.bytes {
+            return Err(BodyFault::TooLarge(waiting.whole.bytes));
+        }
+        if self.began.elapsed() >= waiting.whole.time {
+            return Err(BodyFault::TooSlow(waiting.whole.time));
+        }
+        waiting.place.hold(bytes).map_err(BodyFault::NoPlace)
+    }
+
+    /// Gives the body up. The answer will say why.
+    fn fail(&mut self, fault: BodyFault) -> axum::BoxError {
+        self.finish &= !matches!(fault, BodyFault::TooSlow(_));
+        if let Some(waiting) = &self.waiting {
+            // The first reason counts.
+            let _other = waiting.fault.set(fault);
+        }
+        self.ended();
+        fault.into()
+    }
+
+    /// Nothing more is waited for: from here on the request works, or is answered.
+    fn ended(&mut self) {
+        if let Some(Waiting { place, working, .. }) = self.waiting.take() {
+            let _only_one = working.set(place.works());
+        }
     }
 
     /// Ready once the client has been waited for too long.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let until = since + self.idle;
+        let whole = self.waiting.as_ref().map(|waiting| self.began + waiting.whole.time);
+        let until = whole.map_or(since + self.idle, |whole| whole.min(since + self.idle));
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
         loop {
             ready!(timer.as_mut().poll(cx));
@@ -83,17 +173,28 @@ impl http_body::Body for RequestBody {
                 this.waiting_since = None;
                 if !matches!(frame, Some(Ok(_))) {
                     this.finish = false;
+                    this.ended();
                 }
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
                 {
                     this.received.inc_by(data.len() as u64);
+                    if let Err(fault) = this.check(data.len()) {
+                        return Poll::Ready(Some(Err(this.fail(fault))));
+                    }
+                }
+                if this.inner.as_ref().is_none_or(Incoming::is_end_stream) {
+                    this.ended();
                 }
                 Poll::Ready(frame.map(|f| f.map_err(Into::into)))
             }
             Poll::Pending => {
                 ready!(this.poll_idle(cx));
+                if let Err(fault) = this.check(0) {
+                    return Poll::Ready(Some(Err(this.fail(fault))));
+                }
                 this.finish = false;
+                this.ended();
                 Poll::Ready(Some(Err(BodyIdle(this.idle).into())))
             }
         }
@@ -110,6 +211,7 @@ impl http_body::Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
+        self.ended();
         let Some(inner) = self.inner.take() else { return };
         if self.finish
             && !inner.is_end_stream()

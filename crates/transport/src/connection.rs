@@ -19,6 +19,7 @@ use crate::{
     Forwarded, Limits,
     linger::{Lent, linger},
     request::{App, Handler, Origin, Scheme},
+    shares::Address,
     watch::{Verdict, Watch, Watched},
 };
 
@@ -49,6 +50,8 @@ pub(crate) struct Accepted<S> {
     pub peer: SocketAddr,
     pub tls: Option<TlsAcceptor>,
     pub forwarded: Forwarded,
+    /// What the peer's address has, if it is that of one client.
+    pub share: Option<Arc<Address>>,
     pub shed: bool,
     pub ending: Ending,
 }
@@ -129,6 +132,7 @@ impl<S: Handler> Accepted<S> {
             scheme,
             forwarded: self.forwarded,
             watch: Arc::clone(&watch),
+            share: self.share,
             shed: self.shed,
         });
         let app = Arc::clone(&self.app);

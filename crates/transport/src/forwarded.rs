@@ -81,7 +81,7 @@ pub enum Forwarded {
 }
 
 impl Forwarded {
-    fn trusts(&self, peer: IpAddr) -> bool {
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         match self {
             Self::Ignore => false,
             Self::FromAnyone => true,
@@ -242,7 +242,7 @@ mod tests {
         let policy = Forwarded::From(vec!["10.0.0.0/8".parse().unwrap()]);
         let mut map = headers(&[
             ("x-forwarded-for", "1.1.1.1, 203.0.113.9, 10.0.0.2"),
-            ("x-forwarded-host", "evil.example, dtr.example.com"),
+            ("x-forwarded-host", "evil.example, dtr.example.com, inner:5000"),
             ("forwarded", "for=2.2.2.2;host=evil.example"),
         ]);
         let told = take(&mut map, ip("10.0.0.1"), &policy);

@@ -28,6 +28,7 @@
 mod access_log;
 mod body;
 mod connection;
+mod cross_site;
 pub mod durable;
 mod forwarded;
 mod limits;
@@ -39,6 +40,7 @@ mod redirect;
 mod request;
 mod respond;
 mod server;
+mod shares;
 mod signals;
 pub mod tls;
 mod watch;

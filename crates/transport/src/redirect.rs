@@ -7,8 +7,8 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use futures_util::future::{Either, Ready, ready};
 use dtr_types::ClientHost;
+use futures_util::future::{Either, Ready, ready};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use serde_json::json;
 use tower::Service;
@@ -29,6 +29,11 @@ impl ExternalHost {
         let made = Self::default();
         made.set(host);
         made
+    }
+
+    /// The host as it is now.
+    pub(crate) fn get(&self) -> Option<Arc<ClientHost>> {
+        self.0.load_full()
     }
 
     /// Another host from now on, or none.

@@ -5,8 +5,8 @@ use std::{
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -21,10 +21,12 @@ use hyper::body::Incoming;
 use tower::{Service, ServiceExt as _};
 
 use crate::{
-    AccessLog, Body, Forwarded, Limits, Metrics,
-    access_log::{Finish, Slot},
-    body::{RequestBody, ResponseBody},
+    AccessLog, Body, ExternalHost, Forwarded, Limits, Metrics, Network,
+    access_log::{Finish, Samplers},
+    body::{BodyFault, RequestBody, ResponseBody, Waiting, Whole},
+    cross_site::{is_foreign, without_prompt},
     forwarded, respond,
+    shares::{Address, Kind, NoPlace, Place, Shares},
     watch::Watch,
 };
 
@@ -88,6 +90,9 @@ pub struct RequestInfo {
     pub id: RequestId,
     /// The client's address, as told by a trusted proxy if there is one.
     pub client: IpAddr,
+    /// The client's address where it is known to be the client's own: not that of a trusted proxy that did not say for whom it
+    /// asks. What is counted by address is counted by this.
+    pub source: Option<IpAddr>,
     /// The other end of the connection.
     pub peer: SocketAddr,
     /// What the client used.
@@ -161,8 +166,12 @@ pub(crate) struct App<S> {
     pub access_log: AccessLog,
     pub hsts: Option<HeaderValue>,
     pub ids: Arc<RequestIds>,
-    pub requests: Arc<AtomicUsize>,
-    pub uploads: Arc<AtomicUsize>,
+    pub shares: Arc<Shares>,
+    /// Proxies and balancers, behind which there are many clients.
+    pub trusted: Arc<[Network]>,
+    pub samplers: Arc<Samplers>,
+    /// The address that clients use.
+    pub external: ExternalHost,
 }
 
 /// What all requests of one connection share.
@@ -171,8 +180,33 @@ pub(crate) struct Origin {
     pub scheme: Scheme,
     pub forwarded: Forwarded,
     pub watch: Arc<Watch>,
+    /// What the peer's address has, if it is that of one client.
+    pub share: Option<Arc<Address>>,
     /// There are too many connections: every request on this one is refused.
     pub shed: bool,
+}
+
+/// A request that is let in.
+enum Admitted {
+    /// With all of it there, or an upload. Health and metrics need no place.
+    Works(Option<Place>),
+    /// With its body still to come.
+    Sends(Place, Whole),
+}
+
+/// Why a request is not let in.
+enum Refused {
+    NoPlace(NoPlace),
+    /// Health, when there has been no place for some time.
+    Full(NoPlace),
+    Body(BodyFault),
+    /// A page of another site has a browser ask.
+    Foreign,
+}
+
+/// Whether a path is one at which somebody logs in or asks for a token.
+fn is_login(path: &str) -> bool {
+    ["/auth/", "/id/", "/enzi/v0/id/"].iter().any(|begin| path.starts_with(begin))
 }
 
 /// Names the route of a path for the metrics: few, whatever is asked for.
@@ -214,29 +248,70 @@ impl<S: Handler> App<S> {
         let (mut parts, incoming) = request.into_parts();
         let version = parts.version;
         let info = self.identify(&origin, &mut parts);
-        let mut finish = self.begin(&origin, &parts, &info);
-        let body = if incoming.is_end_stream() {
-            Body::empty()
-        } else {
-            let idle = self.limits.body_idle_timeout;
-            let received = self.metrics.received.clone();
-            Body::new(RequestBody::new(incoming, &parts.headers, idle, received))
+        let finish = self.begin(&origin, &parts, &info);
+        let fault = Arc::new(OnceLock::new());
+        let admitted = self.admit(&origin, &parts, &info, &finish, !incoming.is_end_stream());
+        let (admitted, refused) = match admitted {
+            Ok(admitted) => (admitted, None),
+            Err(refused) => (Admitted::Works(None), Some(self.refuse(refused))),
         };
-        let response = match self.admit(&origin, &parts, &mut finish) {
-            Err(limit) => {
-                self.metrics.refuse(limit);
-                respond::overloaded(limit)
-            }
+        // Also of a request that is refused: its client shall hear so in the middle of sending.
+        let body = self.body(incoming, &parts, admitted, &finish, &fault);
+        let response = if let Some(refused) = refused {
+            refused
+        } else if parts.headers.get_all(header::HOST).iter().nth(1).is_some() {
             // Two hosts are two opinions, of which a proxy in front may have taken the other one (RFC 9112, 3.2).
-            Ok(()) if parts.headers.get_all(header::HOST).iter().nth(1).is_some() => {
-                respond::two_hosts()
-            }
-            Ok(()) => {
-                parts.extensions.insert(info.clone());
-                self.answer(Request::from_parts(parts, body), &info).await
-            }
+            respond::two_hosts()
+        } else {
+            parts.extensions.insert(info.clone());
+            let response = self.answer(Request::from_parts(parts, body), &info).await;
+            fault.get().map_or(response, |fault| self.refuse(Refused::Body(*fault)))
         };
         Ok(self.complete(response, &info, finish, origin.shed && version < Version::HTTP_2))
+    }
+
+    /// The answer to a request that is not let in.
+    fn refuse(&self, refused: Refused) -> Response<Body> {
+        match refused {
+            Refused::NoPlace(no) => {
+                self.metrics.refuse(no.limit);
+                respond::overloaded(no.what)
+            }
+            Refused::Full(no) => respond::full(no.what),
+            Refused::Foreign => respond::foreign(),
+            Refused::Body(fault) => {
+                self.metrics.refuse(fault.limit());
+                respond::body_fault(fault)
+            }
+        }
+    }
+
+    /// The request's body, with its bounds.
+    fn body(
+        &self,
+        incoming: Incoming,
+        parts: &Parts,
+        admitted: Admitted,
+        finish: &Finish,
+        fault: &Arc<OnceLock<BodyFault>>,
+    ) -> Body {
+        let waiting = match admitted {
+            Admitted::Works(place) => {
+                if let Some(place) = place {
+                    let _only_one = finish.place.set(place);
+                }
+                None
+            }
+            Admitted::Sends(place, whole) => {
+                let (working, fault) = (Arc::clone(&finish.place), Arc::clone(fault));
+                Some(Waiting { whole, place, working, fault })
+            }
+        };
+        if incoming.is_end_stream() {
+            return Body::empty();
+        }
+        let (idle, received) = (self.limits.body_idle_timeout, self.metrics.received.clone());
+        Body::new(RequestBody::new(incoming, &parts.headers, idle, received, waiting))
     }
 
     /// Settles who asks, and takes the headers away that only a trusted proxy may set.
@@ -248,11 +323,15 @@ impl<S: Handler> App<S> {
             sent.or_else(|| parts.headers.get(header::HOST)?.to_str().ok())
                 .and_then(ClientHost::from_request)
         };
+        let is_proxy = self.trusted.iter().any(|network| network.contains(origin.peer.ip()))
+            || origin.forwarded.trusts(origin.peer.ip());
+        let source = told.client.or((!is_proxy).then_some(origin.peer.ip()));
         let host_is_sure = told.host.is_some() || origin.scheme == Scheme::Https;
         RequestInfo {
             host_is_sure,
             id,
             client: told.client.unwrap_or(origin.peer.ip()).to_canonical(),
+            source: source.map(|source| source.to_canonical()),
             peer: origin.peer,
             scheme: told.scheme.unwrap_or(origin.scheme),
             host: told.host.or_else(asked).map(Arc::new),
@@ -272,37 +351,75 @@ impl<S: Handler> App<S> {
             uri: parts.uri.clone(),
             client: info.client,
             agent: parts.headers.get(header::USER_AGENT).cloned(),
+            accept: parts.headers.get(header::ACCEPT).cloned(),
             user: None,
             route: route_of(parts.uri.path()),
             status: None,
             sent: 0,
             expected: None,
             ended: false,
-            slot: None,
+            place: Arc::default(),
+            samplers: Arc::clone(&self.samplers),
         }
     }
 
-    /// Takes a place for the request, or names the limit that is reached. Health and metrics are always answered.
+    /// Takes a place for the request, or says why it is refused. Health and metrics are always answered.
     fn admit(
         &self,
         origin: &Origin,
         parts: &Parts,
-        finish: &mut Finish,
-    ) -> Result<(), &'static str> {
-        if matches!(finish.route, "ping" | "metrics") {
-            return Ok(());
+        info: &RequestInfo,
+        finish: &Finish,
+        sends: bool,
+    ) -> Result<Admitted, Refused> {
+        if finish.route == "ping" {
+            return match self.shares.full_for(self.limits.full_for) {
+                Some(full) => Err(Refused::Full(full)),
+                None => Ok(Admitted::Works(None)),
+            };
+        }
+        if finish.route == "metrics" {
+            return Ok(Admitted::Works(None));
+        }
+        if is_foreign(parts, info, self.external.get().as_deref()) {
+            return Err(Refused::Foreign);
         }
         if origin.shed {
-            return Err("connections");
+            return Err(Refused::NoPlace(Kind::Connections.full()));
         }
-        let sends = !matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE);
-        let (taken, limit, name) = if sends && finish.route == "uploads" {
-            (&self.uploads, self.limits.max_uploads, "uploads")
-        } else {
-            (&self.requests, self.limits.max_requests, "requests")
+        // The peer's own is at hand; that of a client behind a proxy is looked up.
+        let told = info.source.filter(|source| *source != origin.peer.ip().to_canonical());
+        let told = told.map(|source| self.shares.address(source));
+        let share = match (&told, info.source) {
+            (Some(told), _) => Some(told),
+            (None, Some(_)) => origin.share.as_ref(),
+            (None, None) => None,
         };
-        finish.slot = Some(Slot::take(taken, limit).ok_or(name)?);
-        Ok(())
+        let changes = !matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE);
+        let take = |kind| self.shares.take(kind, share).map_err(Refused::NoPlace);
+        if changes && finish.route == "uploads" {
+            return take(Kind::Uploads).map(|place| Admitted::Works(Some(place)));
+        }
+        if !sends {
+            return take(Kind::Requests).map(|place| Admitted::Works(Some(place)));
+        }
+        let whole = self.whole(parts.uri.path());
+        let length = parts.headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > whole.bytes) {
+            return Err(Refused::Body(BodyFault::TooLarge(whole.bytes)));
+        }
+        take(Kind::Bodies).map(|place| Admitted::Sends(place, whole))
+    }
+
+    /// The bounds of a body at a path, unless it is an upload of a blob.
+    fn whole(&self, path: &str) -> Whole {
+        let limits = &self.limits;
+        if is_login(path) {
+            Whole { bytes: limits.login_bytes, time: limits.login_timeout }
+        } else {
+            Whole { bytes: limits.body_bytes, time: limits.body_timeout }
+        }
     }
 
     async fn answer(&self, request: Request<Body>, info: &RequestInfo) -> Response<Body> {
@@ -338,6 +455,7 @@ impl<S: Handler> App<S> {
             finish.route = route;
         }
         let headers = &mut parts.headers;
+        without_prompt(finish.accept.as_ref(), parts.status, headers);
         headers.insert(REQUEST_ID.clone(), info.id.0.clone());
         headers
             .entry(header::X_CONTENT_TYPE_OPTIONS)
@@ -379,6 +497,16 @@ mod tests {
             ("*", "other"),
         ] {
             assert_eq!(route_of(path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn logins_have_bounds_of_their_own() {
+        for path in ["/auth/token", "/auth/login", "/id/login", "/enzi/v0/id/login", "/id/logout"] {
+            assert!(is_login(path), "{path}");
+        }
+        for path in ["/v2/auth/token", "/api/v0/accounts", "/enzi/v0/services", "/idx/", "/"] {
+            assert!(!is_login(path), "{path}");
         }
     }
 

@@ -1,28 +1,26 @@
 //! The listeners, and the server's life: bind, serve, drain.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use dtr_types::Random;
 use http::HeaderValue;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    AccessLog, Forwarded, Limits, Metrics,
-    access_log::Slot,
+    AccessLog, Forwarded, Limits, Metrics, Network,
+    access_log::Sampler,
     connection::{Accepted, Ending},
     metrics::ListenerLabels,
-    redirect::{Redirect, Redirecting},
+    redirect::{ExternalHost, Redirect, Redirecting},
     request::{App, Handler, RequestIds},
+    shares::{Kind, Shares},
     signals::Shutdown,
     tls::ServerTls,
 };
@@ -31,6 +29,8 @@ use crate::{
 const SHED_MAX: usize = 64;
 /// After a failure to accept (no file descriptors left), how long to wait before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is said that connections cannot be accepted.
+const TROUBLE: Duration = Duration::from_secs(10);
 /// How long the tasks of connections that were cut may take to go.
 const CUT_TIME: Duration = Duration::from_secs(1);
 /// A year, as is usual for HSTS.
@@ -135,8 +135,10 @@ impl<S: Handler> Server<S> {
                 access_log: AccessLog::default(),
                 hsts: Some(HSTS),
                 ids: Arc::new(RequestIds::new(random)),
-                requests: Arc::default(),
-                uploads: Arc::default(),
+                shares: Shares::new(&Limits::default()),
+                trusted: Arc::default(),
+                samplers: Arc::default(),
+                external: ExternalHost::default(),
             },
             faces: Vec::new(),
         }
@@ -145,6 +147,19 @@ impl<S: Handler> Server<S> {
     /// Other limits than the usual.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.app.limits = limits;
+        self
+    }
+
+    /// Proxies and balancers that connect for many clients, on whatever listener: no share of connections and requests is
+    /// theirs, and nothing is counted by their address. Whether their headers are believed is the plain listener's matter.
+    pub fn trusted(mut self, networks: Vec<Network>) -> Self {
+        self.app.trusted = networks.into();
+        self
+    }
+
+    /// The address that clients use, where a proxy may hide it: what pages of it ask for is no other site's.
+    pub fn external(mut self, host: ExternalHost) -> Self {
+        self.app.external = host;
         self
     }
 
@@ -179,11 +194,12 @@ impl<S: Handler> Server<S> {
         self
     }
 
-    /// Takes all addresses. Connections queue from here on, and are served by [`BoundServer::run`].
+    /// Takes all addresses. Connections queue from here on, and are served by [`BoundServer::run`]. The process may open as
+    /// many files from here on as the system lets it, and no more connections are taken than fit.
     ///
     /// # Errors
     /// [`ServeError`] naming the address and what to do.
-    pub async fn bind(self) -> Result<BoundServer<S>, ServeError> {
+    pub async fn bind(mut self) -> Result<BoundServer<S>, ServeError> {
         if self.faces.is_empty() {
             return Err(ServeError::NoListener);
         }
@@ -195,8 +211,29 @@ impl<S: Handler> Server<S> {
             let local = socket.local_addr().map_err(refused)?;
             listeners.push(Bound { socket, local, face });
         }
+        if let Some(files) = raise_file_limit() {
+            self.app.limits.fit(files);
+        }
+        self.app.shares = Shares::new(&self.app.limits);
         let app = Arc::new(self.app);
         Ok(BoundServer { app, listeners })
+    }
+}
+
+/// Takes the limit of open files as high as the system lets this process; yields it, if there is one. Services are often
+/// started with the low one that is meant for people's programs.
+fn raise_file_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return limit.current;
+    }
+    let highest = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, highest) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+            limit.current
+        }
     }
 }
 
@@ -235,8 +272,7 @@ impl<S: Handler> BoundServer<S> {
             Ending { drain: shutdown.drain.child_token(), cut: shutdown.now.child_token() };
         let last = Ending { drain: CancellationToken::new(), cut: shutdown.now.child_token() };
         let (tracker, asking) = (TaskTracker::new(), TaskTracker::new());
-        let connections = Arc::new(AtomicUsize::new(0));
-        let shed = Arc::new(AtomicUsize::new(0));
+        let shed = Arc::new(Semaphore::new(SHED_MAX));
         let (mut accepting, mut answering) = (JoinSet::new(), JoinSet::new());
         for Bound { socket, local, face } in self.listeners {
             tracing::info!(address = %local, kind = face.kind().as_str(), "listening");
@@ -249,8 +285,8 @@ impl<S: Handler> BoundServer<S> {
                 kind: face.kind(),
                 ending: ending.clone(),
                 tracker: tracker.clone(),
-                connections: Arc::clone(&connections),
                 shed: Arc::clone(&shed),
+                troubles: Sampler::new(1, TROUBLE),
             };
             let app = Arc::clone(&self.app);
             match face {
@@ -304,8 +340,10 @@ impl<S: Handler> App<S> {
             access_log: self.access_log,
             hsts: None,
             ids: Arc::clone(&self.ids),
-            requests: Arc::clone(&self.requests),
-            uploads: Arc::clone(&self.uploads),
+            shares: Arc::clone(&self.shares),
+            trusted: Arc::clone(&self.trusted),
+            samplers: Arc::clone(&self.samplers),
+            external: self.external.clone(),
         }
     }
 }
@@ -316,8 +354,9 @@ struct Door {
     kind: ListenerKind,
     ending: Ending,
     tracker: TaskTracker,
-    connections: Arc<AtomicUsize>,
-    shed: Arc<AtomicUsize>,
+    /// Connections that are one too many, and are told so.
+    shed: Arc<Semaphore>,
+    troubles: Sampler,
 }
 
 impl Door {
@@ -339,7 +378,9 @@ impl Door {
                 Err(e) if is_clients(&e) => {}
                 Err(error) => {
                     let kind = self.kind.as_str();
-                    tracing::warn!(kind, %error, "cannot accept connections; raise the limit of open files if that is it");
+                    if let Some(left_out) = self.troubles.admit() {
+                        tracing::warn!(kind, %error, left_out, "cannot accept connections; raise the limit of open files if that is it");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -354,18 +395,27 @@ impl Door {
         tls: Option<&ServerTls>,
         forwarded: &Forwarded,
     ) {
-        let slot = Slot::take(&self.connections, app.limits.max_connections);
-        let shed = slot.is_none();
-        let Some(slot) = slot.or_else(|| Slot::take(&self.shed, SHED_MAX)) else {
-            app.metrics.refuse("connections");
-            return;
+        let address = peer.ip();
+        let is_proxy = app.trusted.iter().any(|network| network.contains(address))
+            || forwarded.trusts(address);
+        let share = (!is_proxy).then(|| app.shares.address(address));
+        let (place, shed) = match app.shares.take(Kind::Connections, share.as_ref()) {
+            Ok(place) => (Some(place), None),
+            Err(no) => match Arc::clone(&self.shed).try_acquire_owned() {
+                Ok(told) => (None, Some(told)),
+                Err(_) => {
+                    app.metrics.refuse(no.limit);
+                    return;
+                }
+            },
         };
         let accepted = Accepted {
             app: Arc::clone(app),
             peer,
             tls: tls.map(ServerTls::acceptor),
             forwarded: forwarded.clone(),
-            shed,
+            share,
+            shed: shed.is_some(),
             ending: self.ending.clone(),
         };
         let open = app
@@ -373,7 +423,7 @@ impl Door {
             .connections
             .get_or_create_owned(&ListenerLabels { listener: self.kind.as_str() });
         self.tracker.spawn(async move {
-            let _slot = slot;
+            let _held = (place, shed);
             open.inc();
             let _open = Leave(open);
             accepted.serve(stream).await;

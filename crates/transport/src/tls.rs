@@ -96,12 +96,12 @@ impl ResolvesServerCert for Current {
     }
 }
 
-/// TLS for a client (to be handed to reqwest's `tls_backend_preconfigured`): trusts the system's CAs and those in
-/// `extra_ca_pem`; with `insecure` anything at all (`--ucp-insecure-tls`).
+/// TLS for a client (to be handed to reqwest's `tls_backend_preconfigured`): trusts the CAs in `ca_pem` and no others, which
+/// is what whoever names one means; without it the system's; with `insecure` anything at all (`--ucp-insecure-tls`).
 ///
 /// # Errors
-/// [`TlsError`] when the extra CAs are unreadable.
-pub fn client_config(extra_ca_pem: Option<&str>, insecure: bool) -> Result<ClientConfig, TlsError> {
+/// [`TlsError`] when the CAs are unreadable.
+pub fn client_config(ca_pem: Option<&str>, insecure: bool) -> Result<ClientConfig, TlsError> {
     let builder =
         ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let mut config = if insecure {
@@ -111,14 +111,18 @@ pub fn client_config(extra_ca_pem: Option<&str>, insecure: bool) -> Result<Clien
             .with_no_client_auth()
     } else {
         let mut roots = RootCertStore::empty();
-        let system = rustls_native_certs::load_native_certs();
-        for error in &system.errors {
-            tracing::debug!(%error, "a trusted CA of the system could not be read");
-        }
-        roots.add_parsable_certificates(system.certs);
-        if let Some(extra) = extra_ca_pem {
-            for ca in certificates("the extra CA", extra)? {
-                roots.add(ca)?;
+        match ca_pem {
+            Some(given) => {
+                for ca in certificates("the CA", given)? {
+                    roots.add(ca)?;
+                }
+            }
+            None => {
+                let system = rustls_native_certs::load_native_certs();
+                for error in &system.errors {
+                    tracing::debug!(%error, "a trusted CA of the system could not be read");
+                }
+                roots.add_parsable_certificates(system.certs);
             }
         }
         builder.with_root_certificates(roots).with_no_client_auth()

@@ -2,12 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[path = "serving/cross_site.rs"]
+mod cross_site;
+#[path = "serving/shares.rs"]
+mod shares;
 mod support;
 
 use std::{net::SocketAddr, time::Duration};
 
 use dtr_transport::{
-    AccessLog, Body, Forwarded, Limits, ListenerKind, LogUser, Metrics, Redirect, RequestInfo,
+    AccessLog, Body, ExternalHost, Forwarded, Limits, ListenerKind, LogUser, Metrics, Redirect, RequestInfo,
     Server, pki, tls::ServerTls,
 };
 use dtr_types::{Clock as _, SystemClock, SystemRandom};

@@ -53,7 +53,9 @@ impl ClientHost {
     pub fn from_address(text: &str) -> Result<Self, ClientHostError> {
         let rest = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => rest,
-            Some(_) => return refuse(text, "clients use https; write https://host or https://host:port"),
+            Some(_) => {
+                return refuse(text, "clients use https; write https://host or https://host:port");
+            }
             None => text,
         };
         // One slash is how an address ends; two are a path.
@@ -121,7 +123,10 @@ impl FromStr for ClientHost {
                 }
             }
             None if text.matches(':').count() > 1 => {
-                return refuse(text, "an IPv6 address stands in brackets: [2001:db8::1] or [2001:db8::1]:8443");
+                return refuse(
+                    text,
+                    "an IPv6 address stands in brackets: [2001:db8::1] or [2001:db8::1]:8443",
+                );
             }
             None => match text.split_once(':') {
                 Some((host, port)) => (host.to_ascii_lowercase(), Some(port)),
@@ -130,7 +135,10 @@ impl FromStr for ClientHost {
         };
         if !host.starts_with('[') {
             if host.ends_with('.') {
-                return refuse(text, "leave out the dot at the end of the name: certificates do not have it");
+                return refuse(
+                    text,
+                    "leave out the dot at the end of the name: certificates do not have it",
+                );
             }
             if !is_dns_name(&host) {
                 return refuse(
@@ -187,11 +195,51 @@ mod tests {
             assert_eq!(ClientHost::from_address(given).unwrap().to_string(), read, "{given}");
         }
         for bad in [
-            "", "https://", "http://a", "ftp://a", "https://a/b", "https://a//", "a?b", "a#b", "u@a", "u:p@a", "a b",
-            "a\\b", "a\"b", "é", "÷", "-a", "a-", "a..b", ".a", "a.", "registry.example.com.", "registry.example.com.:443",
-            "https://::1:15010", "::1", "[::1", "[::1]x", "[x]", "[fe80::1%eth0]", "[127.0.0.1]", "]", "a:", ":443",
-            "localhost:99999", "localhost:0", "a:+80", "a:000080", "a:-1", "a:b", "a:b:c", "*.example.com", "999.1.1.1",
-            "1.2.3", "1", "a:443 ", "a\n",
+            "",
+            "https://",
+            "http://a",
+            "ftp://a",
+            "https://a/b",
+            "https://a//",
+            "a?b",
+            "a#b",
+            "u@a",
+            "u:p@a",
+            "a b",
+            "a\\b",
+            "a\"b",
+            "é",
+            "÷",
+            "-a",
+            "a-",
+            "a..b",
+            ".a",
+            "a.",
+            "registry.example.com.",
+            "registry.example.com.:443",
+            "https://::1:15010",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[x]",
+            "[fe80::1%eth0]",
+            "[127.0.0.1]",
+            "]",
+            "a:",
+            ":443",
+            "localhost:99999",
+            "localhost:0",
+            "a:+80",
+            "a:000080",
+            "a:-1",
+            "a:b",
+            "a:b:c",
+            "*.example.com",
+            "999.1.1.1",
+            "1.2.3",
+            "1",
+            "a:443 ",
+            "a\n",
         ] {
             assert!(ClientHost::from_address(bad).is_err(), "{bad}");
         }
@@ -213,7 +261,10 @@ mod tests {
     #[test]
     fn parts() {
         let host: ClientHost = "[::1]:8443".parse().unwrap();
-        assert_eq!((host.host(), host.port(), host.ip()), ("[::1]", Some(8443), "::1".parse().ok()));
+        assert_eq!(
+            (host.host(), host.port(), host.ip()),
+            ("[::1]", Some(8443), "::1".parse().ok())
+        );
         assert_eq!(host.with_port(None).to_string(), "[::1]");
         assert_eq!("a.example".parse::<ClientHost>().unwrap().ip(), None);
     }

@@ -6,6 +6,7 @@
 mod client_host;
 mod clock;
 mod digest;
+mod household;
 mod ids;
 mod manifest;
 mod mark;
@@ -20,6 +21,7 @@ mod watched;
 pub use client_host::{ClientHost, ClientHostError};
 pub use clock::{Clock, Doubt, ManualClock, Running, SystemClock, Timestamp, TimestampError};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use household::household;
 pub use ids::{
     AccountId, ClusterId, HoldId, IdError, ReplicaId, RepositoryId, ServiceId, StorageId, TeamId,
     UploadId,

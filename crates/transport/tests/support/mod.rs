@@ -69,6 +69,14 @@ async fn respond(request: Request<Body>, gate: Arc<Semaphore>) -> Response<Body>
             *response.status_mut() = StatusCode::FORBIDDEN;
             return response;
         }
+        "/basic" | "/bearer" => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            let scheme = request.uri().path().trim_start_matches('/');
+            let challenge = format!("{scheme} realm=\"a\"").parse().unwrap();
+            response.headers_mut().insert("www-authenticate", challenge);
+            return response;
+        }
         "/panic" => panic!("on purpose"),
         "/slow" => {
             let pieces = futures_util::stream::unfold(0, move |piece| {
@@ -154,6 +162,7 @@ pub async fn start(limits: Limits) -> Running {
     let service = tower::service_fn(answer(Arc::clone(&gate)));
     let server = Server::new(service, Arc::clone(&metrics), &SystemRandom)
         .limits(limits)
+        .external(ExternalHost::new("registry.example.com".parse().ok()))
         .https(SocketAddr::from(([127, 0, 0, 1], port)), tls.clone())
         .redirect(local(), Redirect { https_port: Some(port), ..Redirect::default() })
         .plain(local(), Forwarded::From(vec!["127.0.0.1".parse().unwrap()]))
