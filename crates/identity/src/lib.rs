@@ -13,12 +13,13 @@ mod principal;
 mod query;
 mod remote;
 pub mod service_token;
+mod source;
 mod transfer;
 pub mod wire;
 
 pub use built_in::{
-    BuiltIn, BuiltInOptions, Cost, ExportCursor, check_password_form, is_session_token,
-    session_hash,
+    BuiltIn, BuiltInOptions, Cost, ExportCursor, LoginFigures, check_password_form,
+    is_session_token, session_hash,
 };
 pub use manage::{
     AccountChange, Actor, ManageError, NewAccount, NewTeam, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN,

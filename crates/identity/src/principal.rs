@@ -46,7 +46,7 @@ pub enum IdentityError {
     /// Unknown user, wrong password, or an account that is switched off: they look alike.
     #[error("the user name or password is wrong, or the account is not active")]
     WrongCredentials,
-    /// Too many failures for this user from this address; nothing was checked.
+    /// Too many failures for this user from this address, or of this address; nothing was checked.
     #[error("too many failed logins; try again in {} s", retry_after.as_secs().max(1))]
     Throttled {
         /// How long to wait.

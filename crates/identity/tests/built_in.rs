@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use dtr_catalog::{Catalog, Kind, keys, records::Event};
+use dtr_catalog::{
+    Catalog, Kind, keys,
+    records::{Event, EventType},
+};
 use dtr_identity::{
     AccountChange, AccountFilter, AccountQuery, Actor, BuiltIn, BuiltInOptions, Cost, Identity,
     IdentityError, ManageError, NewAccount, NewTeam, ServiceForm, TeamChange,
@@ -134,6 +137,116 @@ async fn guessing_is_slowed_down() {
     }
     let refused = w.identity.authenticate_from("nobody", &secret("guess"), here).await;
     assert!(matches!(refused, Err(IdentityError::Throttled { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn guesses_during_a_wait_tell_nothing() {
+    let w = world();
+    w.user("bob").await;
+    let at = |last| Some(IpAddr::from([10, 0, 0, last]));
+    let (his, attacker) = (at(1), at(2));
+    let tried = async |password: &str, from| {
+        let (identity, password) = (w.identity.clone(), secret(password));
+        identity.authenticate_from("bob", &password, from).await.map(drop)
+    };
+    tried("password1", his).await.expect("remembered from here on");
+    for _ in 0..10 {
+        wrong(tried("guess", attacker).await);
+    }
+    for i in 0..200 {
+        let refused = tried(&format!("guess{i}"), attacker).await;
+        assert!(matches!(refused, Err(IdentityError::Throttled { .. })), "{refused:?}");
+    }
+    let refused = tried("password1", attacker).await;
+    assert!(matches!(refused, Err(IdentityError::Throttled { .. })), "the right one, too");
+    tried("password1", his).await.expect("whoever proved himself goes on");
+    // The same from behind one address: what goes on there does so until guesses come.
+    for _ in 0..10 {
+        wrong(tried("guess", his).await);
+    }
+    tried("password1", his).await.expect("of many machines, one has the old password");
+    for i in 0..200 {
+        let refused = tried(&format!("guess{i}"), his).await;
+        assert!(matches!(refused, Err(IdentityError::Throttled { .. })), "{refused:?}");
+    }
+    let refused = tried("password1", his).await;
+    assert!(matches!(refused, Err(IdentityError::Throttled { .. })), "{refused:?}");
+    w.clock.advance(Duration::from_secs(2));
+    tried("password1", his).await.expect("the wait is over");
+    let figures = w.identity.login_figures();
+    assert_eq!((figures.failed.get(), figures.throttled.get()), (20, 402));
+}
+
+#[tokio::test]
+async fn an_address_that_sprays_waits() {
+    let w = world();
+    for i in 0..60 {
+        w.user(&format!("user{i}")).await;
+    }
+    let from = Some(IpAddr::from([10, 0, 0, 1]));
+    let mut told = Vec::new();
+    for i in 0..60 {
+        let user = format!("user{i}");
+        told.push(w.identity.authenticate_from(&user, &secret("Summer2026!"), from).await);
+    }
+    let throttled = |tried: &&Result<_, _>| matches!(tried, Err(IdentityError::Throttled { .. }));
+    assert_eq!(told.iter().filter(throttled).count(), 30);
+    let elsewhere = Some(IpAddr::from([10, 0, 0, 2]));
+    w.identity.authenticate_from("user1", &secret("password1"), elsewhere).await.expect("fits");
+}
+
+async fn failures(w: &World) -> Vec<(String, String, u64)> {
+    let events = w.identity.catalog().list_events(None, "", "", 1000).await.expect("read");
+    let failed = events.items.into_iter().filter(|e| e.event_type == EventType::Fail);
+    failed.map(|e| (e.object.name, e.object.id, e.count)).collect()
+}
+
+async fn failures_are_told(w: &World, expected: &[(&str, &str, u64)]) {
+    let told = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            let told = failures(w).await;
+            if !told.is_empty() {
+                return told;
+            }
+            // poll: what is gathered is told after a moment, within the limit
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let told = told.await.expect("an event");
+    let told: Vec<_> = told.iter().map(|(n, a, c)| (n.as_str(), a.as_str(), *c)).collect();
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_burst_of_failures_is_one_event() {
+    let gather_failures = Duration::from_secs(2);
+    let cost = Cost::least();
+    let w = world_with(BuiltInOptions { cost, gather_failures, ..BuiltInOptions::default() });
+    w.user("ann").await;
+    for i in 0..300 {
+        let from = Some(IpAddr::from([10, 0, 0, if i % 100 == 0 { 2 } else { 1 }]));
+        let _refused = w.identity.authenticate_from("ann", &secret("guess"), from).await;
+    }
+    assert_eq!(failures(&w).await, [], "it is not over");
+    // Those that were throttled were not checked; three failures of a person are no event.
+    failures_are_told(&w, &[("ann", "10.0.0.1", 10)]).await;
+}
+
+#[tokio::test]
+async fn a_user_guessed_at_from_many_addresses_is_told_of_and_not_kept_out() {
+    let hold_up = Duration::from_millis(50);
+    let cost = Cost::least();
+    let w = world_with(BuiltInOptions { cost, hold_up, ..BuiltInOptions::default() });
+    w.user("ann").await;
+    for i in 0..110 {
+        let from = Some(IpAddr::from([10, 1, 0, i]));
+        wrong(w.identity.authenticate_from("ann", &secret("guess"), from).await);
+    }
+    failures_are_told(&w, &[("ann", "many addresses", 100)]).await;
+    let began = std::time::Instant::now();
+    let from = Some(IpAddr::from([10, 2, 0, 1]));
+    w.identity.authenticate_from("ann", &secret("password1"), from).await.expect("slowly");
+    assert!(began.elapsed() >= hold_up);
 }
 
 #[tokio::test]

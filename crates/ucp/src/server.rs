@@ -93,6 +93,7 @@ impl Service {
         let authority = Authority::from_pem(&ca.value.certificate, &ca.value.private_key)?;
         let identity = BuiltIn::new(catalog.clone(), BuiltInOptions::default());
         let metrics = Metrics::new();
+        metrics.register(|registry| identity.login_figures().register(registry));
         Ok(Self {
             catalog,
             identity,

@@ -2,6 +2,8 @@
 
 mod accounts;
 mod bound;
+mod bursts;
+mod check;
 mod identity;
 mod organizations;
 mod password;
@@ -9,9 +11,9 @@ mod services;
 mod sessions;
 mod throttle;
 mod transfer;
+mod turns;
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,14 +25,15 @@ use dtr_catalog::{
     Catalog, keys,
     records::{Account, Event, EventObject, EventType, Service},
 };
-use dtr_types::{AccountId, AccountName, Revision, Secret, ServiceId, Timestamp};
+use dtr_types::{AccountId, Revision, ServiceId, Timestamp};
 
 pub use accounts::check_password_form;
+pub use bursts::LoginFigures;
 pub use password::Cost;
 pub use sessions::{is_session_token, session_hash};
 pub use transfer::ExportCursor;
 
-use self::{password::Passwords, throttle::Throttle};
+use self::{bursts::Bursts, password::Passwords, throttle::Throttle};
 use crate::{
     AccountCounts, Actor, IdentityError, Principal,
     service_token::{self, ServiceTokenError},
@@ -54,6 +57,10 @@ pub struct BuiltInOptions {
     pub session_renewal: Duration,
     /// How many sessions a user has at most; a new one ends the one that was used least recently. 0: no limit.
     pub sessions_per_user: usize,
+    /// How long failed logins of an address are gathered before they are told of; at twice the time if they go on, and so on.
+    pub gather_failures: Duration,
+    /// How long a login from an address that has not proved itself is held up when the user is guessed at from many.
+    pub hold_up: Duration,
 }
 
 impl Default for BuiltInOptions {
@@ -65,6 +72,8 @@ impl Default for BuiltInOptions {
             session_lifetime: Duration::from_secs(4_320 * 60),
             session_renewal: Duration::from_secs(1_440 * 60),
             sessions_per_user: 5,
+            gather_failures: Duration::from_secs(30),
+            hold_up: Duration::from_secs(2),
         }
     }
 }
@@ -80,6 +89,8 @@ struct Inner {
     options: BuiltInOptions,
     passwords: Passwords,
     throttle: Throttle,
+    bursts: Bursts,
+    figures: LoginFigures,
     /// Users, each with what [`Catalog::rights_changed`] said before it was read.
     principals: moka::sync::Cache<AccountId, (Revision, Arc<Principal>)>,
     counts: parking_lot::Mutex<Option<Known<AccountCounts>>>,
@@ -119,6 +130,8 @@ impl BuiltIn {
                 options,
                 passwords,
                 throttle: Throttle::new(),
+                bursts: Bursts::default(),
+                figures: LoginFigures::default(),
                 principals: moka::sync::Cache::new(10_000),
                 counts: parking_lot::Mutex::new(None),
                 used: moka::sync::Cache::builder()
@@ -186,6 +199,7 @@ impl BuiltIn {
                 name: name.to_string(),
                 id: id.to_owned(),
             },
+            count: 1,
         }
     }
 
@@ -218,54 +232,5 @@ impl BuiltIn {
         let principal = Arc::new(principal);
         self.inner.principals.insert(id.clone(), (changed, Arc::clone(&principal)));
         Ok(Some(principal))
-    }
-
-    /// Checks a password. The same work is done whether the user exists, is active, has a password, or not.
-    async fn check_password(
-        &self,
-        username: &str,
-        password: &Secret,
-        from: Option<IpAddr>,
-    ) -> Result<Arc<Principal>, IdentityError> {
-        let inner = &*self.inner;
-        let account = match username.parse::<AccountName>() {
-            Ok(name) => self.catalog().lookup_account(&name).await?.map(|found| found.value),
-            Err(_) => None,
-        };
-        let credential = match &account {
-            Some(account) => self.catalog().get(&keys::credential(&account.id)).await?,
-            None => None,
-        };
-        let has_password = credential.is_some();
-        let hash = credential.map_or_else(
-            || inner.passwords.decoy().clone(),
-            |found| found.value.password_hash.clone(),
-        );
-        let subject = account.as_ref().map_or("", |account| account.id.as_str());
-        let fingerprint = inner.passwords.fingerprint(subject, &hash, password);
-        if !inner.passwords.was_verified(&fingerprint, self.catalog().now()) {
-            self.check_throttle(username, from)?;
-            let turn = inner.passwords.turn().await?;
-            // Others with the same password, or with wrong ones, may have had their turn meanwhile.
-            if !inner.passwords.was_verified(&fingerprint, self.catalog().now()) {
-                self.check_throttle(username, from)?;
-                let fits = inner.passwords.verify(turn, hash, password.clone()).await?;
-                if !fits || !has_password {
-                    inner.throttle.failed(username, from, self.catalog().now());
-                    return Err(IdentityError::WrongCredentials);
-                }
-                inner.passwords.remember(fingerprint, self.catalog().now());
-            }
-        }
-        inner.throttle.succeeded(username, from);
-        let Some(account) = account else { return Err(IdentityError::WrongCredentials) };
-        self.load_principal(&account.id).await?.ok_or(IdentityError::WrongCredentials)
-    }
-
-    fn check_throttle(&self, username: &str, from: Option<IpAddr>) -> Result<(), IdentityError> {
-        match self.inner.throttle.check(username, from, self.catalog().now()) {
-            Some(retry_after) => Err(IdentityError::Throttled { retry_after }),
-            None => Ok(()),
-        }
     }
 }

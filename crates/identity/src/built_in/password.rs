@@ -3,22 +3,17 @@
 //! Docker sends the same basic credentials with every token request. What was verified is remembered for minutes under
 //! a keyed hash over account, stored hash and password: never the password, and useless once any of them changes.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHasher as _, PasswordVerifier as _, phc::PasswordHash},
 };
 use aws_lc_rs::hmac;
-use dtr_types::{Random, Secret, Timestamp};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use dtr_types::{Random, Secret, Timestamp, household};
 
+use super::turns::{Turn, Turns};
 use crate::IdentityError;
-
-/// How long a login waits for its turn before it is told to come back.
-const WAIT_MAX: Duration = Duration::from_secs(10);
-/// How many logins may wait for their turn.
-const WAITING_MAX: usize = 64;
 
 /// Most memory that checking a password may take, in KiB: a hash that was made elsewhere says itself what it costs. Four
 /// times RFC 9106's second recommendation, and thirteen times what is used here; two run at once.
@@ -95,15 +90,23 @@ impl Cost {
     }
 }
 
-/// A password that was verified, without the password.
+/// A password that was verified, without the password: wherever that was, or from one source.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint([u8; 32]);
+
+/// What a login may be remembered by.
+#[derive(Clone, Copy)]
+pub(super) struct Fingerprints {
+    /// That the password fits. Good for whoever does not have to wait.
+    pub anywhere: Fingerprint,
+    /// That it was given from here: what lets a source through that has to wait.
+    pub here: Fingerprint,
+}
 
 pub(super) struct Passwords {
     cost: Cost,
     decoy: Secret,
-    turns: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    turns: Turns,
     key: hmac::Key,
     verified: moka::sync::Cache<Fingerprint, Timestamp>,
     remember: Duration,
@@ -116,10 +119,9 @@ impl Passwords {
         Self {
             cost,
             decoy: cost.decoy(),
-            turns: Arc::new(Semaphore::new(at_once.max(1))),
-            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            turns: Turns::new(at_once),
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
-            verified: moka::sync::Cache::new(10_000),
+            verified: moka::sync::Cache::new(50_000),
             remember,
         }
     }
@@ -129,20 +131,25 @@ impl Passwords {
         &self.decoy
     }
 
-    pub(super) fn fingerprint(
+    pub(super) fn fingerprints(
         &self,
         account: &str,
         hash: &Secret,
         password: &Secret,
-    ) -> Fingerprint {
-        let mut context = hmac::Context::with_key(&self.key);
-        for part in [account, hash.expose(), password.expose()] {
-            context.update(&(part.len() as u64).to_le_bytes());
-            context.update(part.as_bytes());
-        }
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(context.sign().as_ref());
-        Fingerprint(bytes)
+        from: Option<IpAddr>,
+    ) -> Fingerprints {
+        let here = from.map_or_else(|| "-".to_owned(), |from| household(from).to_string());
+        let of = |source: &str| {
+            let mut context = hmac::Context::with_key(&self.key);
+            for part in [account, hash.expose(), password.expose(), source] {
+                context.update(&(part.len() as u64).to_le_bytes());
+                context.update(part.as_bytes());
+            }
+            let mut bytes = [0; 32];
+            bytes.copy_from_slice(context.sign().as_ref());
+            Fingerprint(bytes)
+        };
+        Fingerprints { anywhere: of(""), here: of(&here) }
     }
 
     pub(super) fn was_verified(&self, fingerprint: &Fingerprint, now: Timestamp) -> bool {
@@ -153,23 +160,20 @@ impl Passwords {
         self.verified.insert(fingerprint, now);
     }
 
-    /// A turn to hash: few hashes run at once, since each takes a core and megabytes.
-    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, IdentityError> {
-        let busy = || IdentityError::Unavailable {
-            reason: "too many passwords are being checked at once; try again in a moment"
-                .to_owned(),
-        };
-        let _place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| busy())?;
-        tokio::time::timeout(WAIT_MAX, Arc::clone(&self.turns).acquire_owned())
-            .await
-            .map_err(|_| busy())?
-            .map_err(|_| busy())
+    /// Somebody logged in from there: its turns come among those of others of whom that is known.
+    pub(super) fn know(&self, from: Option<IpAddr>) {
+        self.turns.know(from);
+    }
+
+    /// A turn to hash, for a login from an address.
+    pub(super) async fn turn(&self, from: Option<IpAddr>) -> Result<Turn, IdentityError> {
+        self.turns.take(from).await
     }
 
     /// Whether the password belongs to the hash. The turn ends with the work, even when nobody waits for it any more.
     pub(super) async fn verify(
         &self,
-        turn: OwnedSemaphorePermit,
+        turn: Turn,
         hash: Secret,
         password: Secret,
     ) -> Result<bool, IdentityError> {
@@ -190,7 +194,7 @@ impl Passwords {
     ) -> Result<Secret, IdentityError> {
         let mut salt = [0; 16];
         random.fill(&mut salt);
-        let turn = self.turn().await?;
+        let turn = self.turn(None).await?;
         let cost = self.cost;
         run(move || {
             let _turn = turn;

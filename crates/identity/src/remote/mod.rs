@@ -14,6 +14,7 @@ use aws_lc_rs::{digest, hmac};
 use dtr_catalog::records::{Account, Team};
 use dtr_types::{
     AccountId, AccountName, Clock, Random, Secret, ServiceId, TeamId, TeamName, Timestamp,
+    household,
 };
 use serde::de::DeserializeOwned;
 
@@ -29,6 +30,7 @@ use crate::{
     AccountCounts, AccountPage, AccountQuery, AccountRecords, Identity, IdentityError, Login,
     Member, Principal, ServiceForm, login_name,
     service_token::{self, ServiceTokenError},
+    source::Missed,
     wire::{
         AccountList, AuthenticateAnswer, AuthenticateForm, MemberList, MemberOrgList,
         PrincipalView, SessionForm, TeamList, TeamView,
@@ -114,6 +116,7 @@ pub struct Remote {
     key: hmac::Key,
     /// With the time of the password that fitted: one that was changed since fits no more.
     passwords: LastKnown<[u8; 32], (AccountId, Option<Timestamp>)>,
+    missed: Missed,
     sessions: LastKnown<[u8; 32], AccountId>,
     principals: LastKnown<AccountId, Arc<Principal>>,
     accounts: LastKnown<String, Account>,
@@ -149,7 +152,8 @@ impl Remote {
             breaker: Breaker::default(),
             refused: parking_lot::Mutex::new(None),
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
-            passwords: LastKnown::new(10_000),
+            passwords: LastKnown::new(50_000),
+            missed: Missed::new(),
             sessions: LastKnown::new(50_000),
             principals: LastKnown::new(50_000),
             accounts: LastKnown::new(50_000),
@@ -257,6 +261,19 @@ impl Remote {
         principal
     }
 
+    /// What a password from a source is remembered by; never the password.
+    fn fingerprint(&self, username: &str, password: &Secret, from: Option<IpAddr>) -> [u8; 32] {
+        let from = from.map_or_else(|| "-".to_owned(), |from| household(from).to_string());
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [username, password.expose(), &from] {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part.as_bytes());
+        }
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(context.sign().as_ref());
+        fingerprint
+    }
+
     async fn ask_password(
         &self,
         username: &str,
@@ -344,19 +361,21 @@ impl Identity for Remote {
         from: Option<IpAddr>,
     ) -> Result<Arc<Principal>, IdentityError> {
         let username = &login_name(username);
-        let mut context = hmac::Context::with_key(&self.key);
-        context.update(&(username.len() as u64).to_le_bytes());
-        context.update(username.as_bytes());
-        context.update(password.expose().as_bytes());
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(context.sign().as_ref());
-        if let Some((id, then)) = self.passwords.get(&fingerprint, self.now(), PASSWORD_FRESH) {
+        let fingerprint = self.fingerprint(username, password, from);
+        // This memory stands in front of the UCP's guard: of a source that guesses, that one is asked.
+        if self.missed.is_bearable(username, from, self.now())
+            && let Some((id, then)) = self.passwords.get(&fingerprint, self.now(), PASSWORD_FRESH)
+        {
             let principal = self.principal(&id).await?.ok_or(IdentityError::WrongCredentials)?;
             if principal.password_changed_at == then {
                 return Ok(principal);
             }
         }
-        let (principal, _) = self.ask_password(username, password, from, false).await?;
+        let asked = self.ask_password(username, password, from, false).await;
+        if matches!(asked, Err(IdentityError::Throttled { .. } | IdentityError::WrongCredentials)) {
+            self.missed.add(username, from, self.now());
+        }
+        let (principal, _) = asked?;
         let verified = (principal.account.id.clone(), principal.password_changed_at);
         self.passwords.put(fingerprint, verified, self.now());
         Ok(principal)
