@@ -31,10 +31,14 @@ impl FromRequestParts<ApiState> for Asking {
         }
         let header = parts.headers.get(header::AUTHORIZATION);
         let Some(header) = header else {
+            // Nobody changes anything without a login. Said before the body is read: a stranger is not to occupy memory.
+            if !parts.method.is_safe() {
+                return Err(ApiError::not_authenticated());
+            }
             return Ok(Self { caller: Caller::Anonymous, proof: None });
         };
         let text = header.to_str().map_err(|_| ApiError::not_authenticated())?;
-        let from = parts.extensions.get::<RequestInfo>().map(|info| info.client);
+        let from = parts.extensions.get::<RequestInfo>().and_then(|info| info.source);
         let caller = state.access.caller_from_header_at(text, from).await?;
         let proof = Access::is_for_identity(text).then(|| Secret::new(text));
         Ok(Self { caller, proof })

@@ -17,6 +17,8 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// After how many seconds it may be tried again.
+    retry_after: Option<u64>,
 }
 
 /// The body of a failed request.
@@ -36,7 +38,8 @@ pub(crate) struct ErrorBody {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5);
+        Self { status, code, message: message.into(), retry_after }
     }
 
     pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
@@ -48,6 +51,14 @@ impl ApiError {
             StatusCode::UNAUTHORIZED,
             "NOT_AUTHENTICATED",
             "log in first: with user name and password, or user name and access token",
+        )
+    }
+
+    pub(crate) fn no_json() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "send JSON, with Content-Type: application/json",
         )
     }
 
@@ -75,8 +86,8 @@ impl IntoResponse for ApiError {
             let challenge = header::HeaderValue::from_static("Basic realm=\"dtr\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -120,6 +131,12 @@ impl From<IdentityError> for ApiError {
                 Self::new(StatusCode::UNAUTHORIZED, "NOT_AUTHENTICATED", error.to_string())
             }
             IdentityError::Catalog(error) => error.into(),
+            // Not 503: a balancer would take a server for sick to which one client guesses passwords.
+            IdentityError::Throttled { retry_after } => {
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                let throttled = Self::new(status, "TOO_MANY_REQUESTS", error.to_string());
+                Self { retry_after: Some(retry_after.as_secs().max(1)), ..throttled }
+            }
             other => Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", other.to_string()),
         }
     }

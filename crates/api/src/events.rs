@@ -38,6 +38,8 @@ pub(crate) struct EventView {
     repository: String,
     /// To what.
     object: ObjectView,
+    /// How often, within seconds.
+    count: u64,
 }
 
 /// What it was done to.
@@ -103,6 +105,7 @@ pub(crate) fn event_view(event: Event) -> EventView {
             kind: event.object.kind,
             name: event.object.name,
         },
+        count: event.count,
     }
 }
 

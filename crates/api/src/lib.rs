@@ -32,7 +32,14 @@ pub use backup::Reports;
 pub use error::ApiError;
 pub use state::ApiState;
 
-use axum::{Json, Router, extract::DefaultBodyLimit, routing::get};
+use axum::{
+    Json, Router,
+    body::HttpBody as _,
+    extract::{DefaultBodyLimit, Request},
+    middleware::{Next, from_fn},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -119,6 +126,15 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     document
 }
 
+/// Refuses a body that is not said to be JSON, also where no body is expected: a page of another site can have a browser send
+/// a form, but not this type.
+async fn json_only(request: Request, next: Next) -> Response {
+    if !request.body().is_end_stream() && !extract::is_json(request.headers()) {
+        return ApiError::no_json().into_response();
+    }
+    next.run(request).await
+}
+
 /// The face.
 pub fn router(state: ApiState) -> Router {
     let document = openapi();
@@ -128,5 +144,6 @@ pub fn router(state: ApiState) -> Router {
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(json_only))
         .with_state(state)
 }

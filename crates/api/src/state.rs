@@ -62,6 +62,7 @@ impl ApiState {
                 name: name.to_string(),
                 id: String::new(),
             },
+            count: 1,
         }
     }
 }

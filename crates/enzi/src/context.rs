@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::{FromRequestParts as _, Path, Query, Request},
 };
 use dtr_catalog::records::{Account, Service, Team};
@@ -45,7 +45,7 @@ impl Context {
     ) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let info = parts.extensions.get::<dtr_transport::RequestInfo>();
-        let from = info.map(|info| info.client);
+        let from = info.and_then(|info| info.source);
         let local = parts.extensions.get::<dtr_access::LocalAdmin>().is_some();
         let caller = match route.who {
             _ if local => Caller::Local,
@@ -242,15 +242,17 @@ pub(crate) async fn find_account(
 }
 
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
-        let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        if !kind.eq_ignore_ascii_case("application/json") {
-            return Err(ApiError::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "UNSUPPORTED_MEDIA_TYPE",
-                "send application/json",
-            ));
-        }
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let kind = kinds.next().and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let is_json = kinds.next().is_none() && kind.eq_ignore_ascii_case("application/json");
+    // Demanded wherever there is a body: a page of another site can have a browser send a form, but not this type.
+    if !is_json && !body.is_end_stream() {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "send JSON, with Content-Type: application/json",
+        ));
     }
     axum::body::to_bytes(body, BODY_MAX).await.map_err(|_| {
         ApiError::new(

@@ -154,3 +154,49 @@ async fn deleting_what_is_not_there_is_no_error_of_ours() {
         world.admin("DELETE", path, None).await.is(status);
     }
 }
+
+#[tokio::test]
+async fn strangers_are_told_to_log_in_before_a_body_is_read() {
+    let world = World::new().await;
+    for (method, path) in with_bodies() {
+        for body in ["", "{", "{}"] {
+            let call = world.people.call(&method, &path).body(body);
+            let answer = call.header("content-type", "application/json").send().await.is(401);
+            told(&answer, &format!("{method} {path} {body}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_said_to_be_json_is_refused_everywhere() {
+    let world = World::new().await;
+    let routes = with_bodies().into_iter();
+    // Also where no body is expected.
+    for (method, path) in routes.chain([("POST".to_owned(), "/api/v0/gc".to_owned())]) {
+        for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
+            let call = world.people.call(&method, &path).who(Who::Admin).body("{}");
+            let call = match kind {
+                Some(kind) => call.header("content-type", kind),
+                None => call,
+            };
+            call.send().await.is(415);
+        }
+    }
+    world.admin("POST", "/api/v0/gc", None).await.is(200);
+}
+
+#[tokio::test]
+async fn whoever_guesses_is_told_how_long_to_wait() {
+    let world = World::new().await;
+    let guess = async || {
+        let call = world.people.call("GET", "/api/v0/repositories");
+        // reader:guess
+        call.header("authorization", "Basic cmVhZGVyOmd1ZXNz").send().await
+    };
+    for _ in 0..10 {
+        guess().await.is(401);
+    }
+    let answer = guess().await.is(429);
+    assert_eq!(answer.header("retry-after"), "1");
+    told(&answer, "a guess");
+}
