@@ -374,6 +374,7 @@ impl Catalog {
             repository: put.repository.name.to_string(),
             repository_id: Some(put.repository.id.clone()),
             object,
+            count: 1,
         }
     }
 }

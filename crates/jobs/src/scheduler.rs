@@ -30,6 +30,10 @@ const HISTORY: Duration = Duration::from_secs(600);
 
 /// How often the one who works looks whether its clock is right.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Of how many events at most they are counted with the small duties. To count reads all their keys.
+const COUNTED_OFTEN_MAX: u64 = 10_000;
+/// How often more of them are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(3600);
 /// How often the files of the store are looked at.
 const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
@@ -179,6 +183,8 @@ impl Scheduler {
     async fn work(&self, stop: &CancellationToken) {
         let mut tidied = Instant::now();
         let (mut collected, mut swept) = (tidied, tidied);
+        // When events were last counted.
+        let mut counted = None;
         loop {
             if let Err(error) = self.catalog.observe().await {
                 tracing::warn!(%error, "that time passes was not written down: nothing becomes old meanwhile");
@@ -191,7 +197,7 @@ impl Scheduler {
                 continue;
             }
             tidied = Instant::now();
-            if let Err(error) = self.tidy_once().await {
+            if let Err(error) = self.tidy_once(&mut counted).await {
                 tracing::warn!(%error, "the small duties were not finished; they go on in a minute");
             }
             let Ok(settings) = self.catalog.settings().await else { continue };
@@ -226,9 +232,16 @@ impl Scheduler {
         }
     }
 
-    async fn tidy_once(&self) -> Result<(), JobError> {
+    async fn tidy_once(&self, counted: &mut Option<Instant>) -> Result<(), JobError> {
         let keep_from = self.catalog.ages().await?.older_than(HISTORY);
-        let settings = self.catalog.settings().await?;
+        let mut settings = self.catalog.settings().await?;
+        if settings.repo_event_history_to_keep > COUNTED_OFTEN_MAX {
+            if counted.is_some_and(|at| at.elapsed() < COUNT_EVERY) {
+                settings.repo_event_history_to_keep = 0;
+            } else {
+                *counted = Some(Instant::now());
+            }
+        }
         let report = tidy(&self.catalog, &*self.blobs, &settings, keep_from).await?;
         if report.uploads + report.repositories + report.manifests + report.events + report.tags > 0
         {

@@ -41,7 +41,7 @@ impl Challenger {
         let is_sure = info.is_some_and(|info| info.host_is_sure);
         let (base, host) = token_address(external.parse().ok().as_ref(), used, is_sure);
         let has_token = request.headers().contains_key(header::AUTHORIZATION);
-        Self { base, host, has_token, client: info.map(|info| info.client) }
+        Self { base, host, has_token, client: info.and_then(|info| info.source) }
     }
 
     /// Where the client reached us, or should: `https://host[:port]`.
@@ -61,10 +61,8 @@ impl Challenger {
         scope: Option<&str>,
         error: Option<&str>,
     ) -> OciError {
-        let mut challenge = format!(
-            "Bearer realm=\"{}/auth/token\",service=\"{}\"",
-            self.base, self.host
-        );
+        let mut challenge =
+            format!("Bearer realm=\"{}/auth/token\",service=\"{}\"", self.base, self.host);
         if let Some(scope) = scope {
             challenge.push_str(&format!(",scope=\"{scope}\""));
         }

@@ -133,7 +133,7 @@ pub(crate) async fn post(
         let Gate::Access(access) = &registry.gate else {
             return Err(OciError::unsupported("this registry hands out no tokens"));
         };
-        let from = info.map(|Extension(info)| info.client);
+        let from = info.and_then(|Extension(info)| info.source);
         let caller = match form.grant_type.as_str() {
             "password" => {
                 access.exchanger_from_password(&form.username, &form.password, from).await

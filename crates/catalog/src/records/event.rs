@@ -40,6 +40,15 @@ pub struct EventObject {
     pub id: String,
 }
 
+const fn once() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+fn is_once(count: &u64) -> bool {
+    *count == 1
+}
+
 /// Who did what, when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -64,6 +73,9 @@ pub struct Event {
     pub repository_id: Option<RepositoryId>,
     /// To what.
     pub object: EventObject,
+    /// How often, within seconds: alike things that came at once are one event.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub count: u64,
 }
 record!(Event, Event, |e| keys::event(&e.id));
 

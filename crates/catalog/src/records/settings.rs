@@ -48,9 +48,10 @@ impl Default for Settings {
             read_only_registry: false,
             disable_backup_warning: false,
             record_pull_events: true,
-            repo_event_history_compaction_enabled: false,
-            repo_event_history_to_keep: 0,
-            repo_event_history_max_age: 0,
+            // Whoever may pull makes events: without a bound, strangers would decide how full the store gets.
+            repo_event_history_compaction_enabled: true,
+            repo_event_history_to_keep: 1_000_000,
+            repo_event_history_max_age: 90 * 86_400,
             gc_enabled: true,
             gc_interval_seconds: 3600,
             gc_grace_seconds: 3600,

@@ -131,6 +131,7 @@ fn some(world: &World) -> Some {
                 name: "corp/web".to_owned(),
                 id: String::new(),
             },
+            count: 3,
         },
         blob: BlobRecord { digest: Digest::of(b"x"), size: 1, stored_at: now },
         settings: Settings { gc_grace_seconds: 77, ..Settings::default() },

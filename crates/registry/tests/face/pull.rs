@@ -201,6 +201,37 @@ async fn pulls_are_counted_and_recorded_and_pushes_too() {
 }
 
 #[tokio::test]
+async fn pulls_that_are_alike_are_one_event() {
+    let world = World::new().await;
+    for tag in ["v1", "v2"] {
+        world.image(PUBLIC, tag).await;
+    }
+    let pull = async |who: Who, tag: &str| {
+        let call = world.call("GET", &format!("/v2/{PUBLIC}/manifests/{tag}"));
+        call.who(who).send().await.is(200);
+    };
+    for tag in ["v1", "v1", "v1", "v2", "v2"] {
+        pull(Who::Anonymous, tag).await;
+    }
+    for tag in ["v1", "v1", "v2"] {
+        pull(Who::Stranger, tag).await;
+    }
+    world.registry.shutdown().await;
+    let events = world.catalog.list_events(Some(&world.public.id), "", "", 100).await;
+    let pulls = events.expect("read").items.into_iter();
+    let mut pulls: Vec<_> = pulls
+        .filter(|e| e.event_type == dtr_catalog::records::EventType::Get)
+        .map(|e| (e.actor, e.object.name, e.count))
+        .collect();
+    pulls.sort();
+    let told = |actor: &str, name: &str, count| (actor.to_owned(), name.to_owned(), count);
+    // Of strangers, each pull of a repository is like the others; a user's are told by tag.
+    let expected = [told("", "v1", 5), told("stranger", "v1", 2), told("stranger", "v2", 1)];
+    assert_eq!(pulls, expected);
+    assert_eq!(world.catalog.counters(&world.public.id).await.expect("read").pulls, 8);
+}
+
+#[tokio::test]
 async fn pulls_are_not_recorded_when_that_is_switched_off() {
     let world = World::with(|settings| settings.record_pull_events = false).await;
     world.image(PUBLIC, "v1").await;
