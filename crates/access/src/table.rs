@@ -57,6 +57,8 @@ pub enum Operation {
     ManageCluster,
     /// See alerts.
     ViewAlerts,
+    /// Read the figures of `/metrics`.
+    ViewMetrics,
     /// Run the collector.
     CollectGarbage,
     /// Take backups, and see those that were taken.
@@ -212,6 +214,8 @@ pub const RULES: &[Rule] = {
         },
         on_system(O::ManageCluster, "let replicas in, and remove them"),
         Rule { action: Action::Backup, ..on_system(O::ViewAlerts, "see alerts") },
+        // A token that can only pull is enough: whoever gathers figures is to hold no more.
+        Rule { action: Action::Pull, ..on_system(O::ViewMetrics, "read the figures of /metrics") },
         on_system(O::CollectGarbage, "run the collector"),
         Rule { action: Action::Backup, ..on_system(O::TakeBackup, "take and list backups") },
         on_system(O::RevokeCredentials, "end all sessions and tokens"),

@@ -13,7 +13,7 @@ use std::{
 use axum::{Json, Router, response::IntoResponse as _};
 use dtr_service::local::Local;
 use dtr_transport::{
-    Body, BoundServer, Drained, ExternalHost, Forwarded, Metrics, Redirect, Server, Shutdown,
+    Body, BoundServer, Drained, ExternalHost, Forwarded, Metrics, Network, Redirect, Server, Shutdown,
     error_response, tls::ServerTls,
 };
 use dtr_types::SystemRandom;
@@ -230,16 +230,18 @@ fn listeners(
     tls: &ServerTls,
 ) -> Result<Server<Front>, ServeError> {
     let at = |port| SocketAddr::new(config.listen_address, port);
+    let networks: Result<Vec<Network>, _> =
+        config.trusted_proxies.iter().map(|text| text.parse()).collect();
+    let networks = networks?;
     let mut server = Server::new(front.clone(), Arc::clone(metrics), &SystemRandom)
+        .external(external.clone())
+        .trusted(networks.clone())
         .https(at(config.https_port), tls.clone());
     if config.http_port != 0 {
         let to = Redirect { external_host: external.clone(), https_port: Some(config.https_port) };
         server = server.redirect(at(config.http_port), to);
     }
     if let Some(address) = config.plain_http {
-        let networks: Result<Vec<_>, _> =
-            config.trusted_proxies.iter().map(|text| text.parse()).collect();
-        let networks = networks?;
         let forwarded =
             if networks.is_empty() { Forwarded::Ignore } else { Forwarded::From(networks) };
         server = server.plain(address, forwarded);

@@ -22,6 +22,7 @@ mod mark;
 mod metadata;
 mod nfs;
 mod occupant;
+mod own_routes;
 mod place;
 mod places;
 mod ports;

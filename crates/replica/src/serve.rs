@@ -12,12 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    Extension, Router,
-    http::{StatusCode, header},
-    response::IntoResponse,
-    routing::get,
-};
+use axum::{Extension, Router};
 use dtr_access::{Access, LocalAdmin};
 use dtr_api::ApiState;
 use dtr_blobs::{MarkedStorage, SharedBlobs};
@@ -27,12 +22,12 @@ use dtr_catalog::{
 };
 use dtr_cluster::{Cluster, Ended, Engine};
 use dtr_enzi::Enzi;
-use dtr_identity::{IdentityError, ManageError, RemoteError};
+use dtr_identity::{BuiltIn, IdentityError, ManageError, RemoteError};
 use dtr_jobs::Scheduler;
 use dtr_registry::Registry;
 use dtr_service::PidFile;
 use dtr_store::together::as_known;
-use dtr_transport::{Metrics, Shutdown, tls::TlsError};
+use dtr_transport::{Shutdown, tls::TlsError};
 use dtr_types::WatchedClock;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -47,6 +42,7 @@ use crate::{
     heartbeat,
     mark::Place,
     metadata::{Metadata, OpenError},
+    own_routes,
     place::keeper,
     restart::{self, Restarter},
     survivor::Survivor,
@@ -417,16 +413,17 @@ impl Start {
             blobs,
             identity: Arc::clone(&who),
             built_in: built_in.clone(),
-            access,
+            access: access.clone(),
             scheduler: Arc::clone(&scheduler),
             cluster: members.clone(),
             replica: config.id.clone(),
             version: env!("CARGO_PKG_VERSION"),
             reports: Arc::default(),
         });
-        let own = own_routes(catalog, &health, &self.doors.metrics);
+        let own = own_routes::routes(catalog, &health, &access, &self.doors.metrics);
         let mut router = registry.router().merge(api).merge(own);
         let mut directory = remote.map(Directory::Ucp);
+        let figures = built_in.as_ref().map(BuiltIn::login_figures);
         if let Some(built_in) = built_in {
             let enzi = Enzi::new(built_in.clone(), &config.address).with_accounts_alias();
             router = router.merge(dtr_enzi::router(enzi));
@@ -444,6 +441,10 @@ impl Start {
         }
         let local = router.clone().layer(Extension(LocalAdmin));
         let catalog = catalog.clone();
+        // Last: what fails before is tried again, and figures are told once.
+        if let Some(figures) = figures {
+            self.doors.metrics.register(|registry| figures.register(registry));
+        }
         Ok(Parts {
             catalog,
             cluster,
@@ -455,25 +456,6 @@ impl Start {
             router,
             local,
         })
-    }
-}
-
-/// What belongs to no other face: `/_ping`, `/ca`, `/metrics`.
-fn own_routes(catalog: &Catalog, health: &Health, metrics: &Arc<Metrics>) -> Router {
-    let (ca, ping, metrics) = (catalog.clone(), health.clone(), Arc::clone(metrics));
-    Router::new()
-        .route("/_ping", get(move || async move { ping.ping().await }))
-        .route("/ca", get(move || async move { serve_ca(&ca).await }))
-        .route("/metrics", get(move || async move { metrics.response() }))
-}
-
-async fn serve_ca(catalog: &Catalog) -> axum::response::Response {
-    match assets::trust_bundle(catalog).await {
-        Ok(pem) => ([(header::CONTENT_TYPE, "application/x-pem-file")], pem).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "the certificate authority cannot be served");
-            StatusCode::SERVICE_UNAVAILABLE.into_response()
-        }
     }
 }
 
