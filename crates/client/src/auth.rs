@@ -121,6 +121,12 @@ impl Tokens {
             what: format!("the challenge of {}", host_of(base)),
             why: format!("its realm is no address: {error}"),
         })?;
+        if base.scheme() == "https" && realm.scheme() != "https" {
+            return Err(ClientError::Answer {
+                what: format!("the challenge of {}", host_of(base)),
+                why: format!("it sends the password to {realm}, in the clear; nothing was sent"),
+            });
+        }
         let (token, valid) = self.fetch(http, &realm, service, scope, flags).await?;
         let mut kept = self.kept.lock();
         if kept.len() >= TOKENS_MAX {

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use dtr_types::why_no_pem;
+use reqwest::redirect::Policy;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -46,7 +47,15 @@ pub struct TlsOptions {
 /// [`ClientError::Ca`] when the CA given is not PEM.
 pub fn http_client(options: &TlsOptions) -> Result<reqwest::Client, ClientError> {
     let bad = |why: String| ClientError::Ca { flag: options.flags.ca, why };
-    let builder = builder().tls_backend_preconfigured(tls_config(options)?);
+    // A redirection away from TLS would show what goes there, or what is sent along, to the net.
+    let secure = Policy::custom(|attempt| {
+        let was_secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+        if was_secure && attempt.url().scheme() != "https" {
+            return attempt.error("it redirects from https to http");
+        }
+        Policy::default().redirect(attempt)
+    });
+    let builder = builder().tls_backend_preconfigured(tls_config(options)?).redirect(secure);
     builder.build().map_err(|error| bad(error.to_string()))
 }
 
@@ -55,7 +64,7 @@ pub(crate) fn api_client(options: &TlsOptions) -> Result<reqwest::Client, Client
     let bad = |why: String| ClientError::Ca { flag: options.flags.ca, why };
     let builder = builder()
         .tls_backend_preconfigured(tls_config(options)?)
-        .redirect(reqwest::redirect::Policy::none());
+        .redirect(Policy::none());
     builder.build().map_err(|error| bad(error.to_string()))
 }
 

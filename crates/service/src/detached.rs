@@ -25,7 +25,15 @@ pub struct Detached {
     log: PathBuf,
 }
 
-/// Starts `program`, which is to call [`begin_session`] first of all. What it writes goes to the end of `log` (0600).
+/// Whether a variable of this name holds a secret, as names go. The path of a file with a secret is none.
+fn is_secret(name: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_ascii_uppercase();
+    let words = ["PASSWORD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL"];
+    !name.ends_with("_FILE") && (name.ends_with("_KEY") || words.iter().any(|word| name.contains(word)))
+}
+
+/// Starts `program`, which is to call [`begin_session`] first of all. What it writes goes to the end of `log` (0600). It gets
+/// the environment of this process without what is secret in it.
 ///
 /// # Errors
 /// [`ServiceError`] when the log cannot be opened or the program not be run.
@@ -41,7 +49,12 @@ pub fn spawn_detached(
         .open(log)
         .map_err(file_error("opened", log))?;
     let second = file.try_clone().map_err(file_error("opened", log))?;
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    // What a command was given to log in once is not to stay in a process that runs for months.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_secret(name)) {
+        command.env_remove(name);
+    }
+    let child = command
         .args(args)
         .stdin(Stdio::null())
         .stdout(file)
@@ -104,4 +117,21 @@ pub fn tail(log: &Path) -> String {
         std::io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     read().unwrap_or_else(|error| format!("(it cannot be read: {error})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_known_by_their_names() {
+        for name in
+            ["DTR_ADMIN_PASSWORD", "UCP_PASSWORD", "UCP_TOKEN", "DTR_KEY", "AWS_SECRET_ACCESS_KEY", "my_passphrase"]
+        {
+            assert!(is_secret(OsStr::new(name)), "{name}");
+        }
+        for name in ["PATH", "HOME", "UCP_PASSWORD_FILE", "LOG_LEVEL", "MIMALLOC_PURGE_DELAY", "DTR_CERT", "KEYBOARD"] {
+            assert!(!is_secret(OsStr::new(name)), "{name}");
+        }
+    }
 }
