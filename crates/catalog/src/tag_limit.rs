@@ -147,6 +147,7 @@ impl Catalog {
                 name: tag.name.to_string(),
                 id: tag.digest.to_string(),
             },
+            count: 1,
         };
         let unchanged =
             Transaction::new().if_modified_at(keys::repository(id), repository.modified);

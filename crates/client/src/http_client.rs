@@ -62,9 +62,8 @@ pub fn http_client(options: &TlsOptions) -> Result<reqwest::Client, ClientError>
 /// The same, for services that have one address: it follows no redirection, which would lose the login or show it to others.
 pub(crate) fn api_client(options: &TlsOptions) -> Result<reqwest::Client, ClientError> {
     let bad = |why: String| ClientError::Ca { flag: options.flags.ca, why };
-    let builder = builder()
-        .tls_backend_preconfigured(tls_config(options)?)
-        .redirect(Policy::none());
+    let builder =
+        builder().tls_backend_preconfigured(tls_config(options)?).redirect(Policy::none());
     builder.build().map_err(|error| bad(error.to_string()))
 }
 

@@ -13,8 +13,8 @@ use std::{
 use axum::{Json, Router, response::IntoResponse as _};
 use dtr_service::local::Local;
 use dtr_transport::{
-    Body, BoundServer, Drained, ExternalHost, Forwarded, Metrics, Network, Redirect, Server, Shutdown,
-    error_response, tls::ServerTls,
+    Body, BoundServer, Drained, ExternalHost, Forwarded, Metrics, Network, Redirect, Server,
+    Shutdown, error_response, tls::ServerTls,
 };
 use dtr_types::SystemRandom;
 use http::{HeaderValue, Request, Response, StatusCode, header};

@@ -97,7 +97,8 @@ fn refused_login(error: &AuthError) -> Response {
 }
 
 fn unauthorized() -> Response {
-    let message = "log in as an administrator, for instance with an access token of one that can only pull";
+    let message =
+        "log in as an administrator, for instance with an access token of one that can only pull";
     let mut response =
         error_response(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message, &json!({}));
     let challenge = HeaderValue::from_static("Basic realm=\"dtr\"");

@@ -29,7 +29,8 @@ pub struct Detached {
 fn is_secret(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_ascii_uppercase();
     let words = ["PASSWORD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL"];
-    !name.ends_with("_FILE") && (name.ends_with("_KEY") || words.iter().any(|word| name.contains(word)))
+    !name.ends_with("_FILE")
+        && (name.ends_with("_KEY") || words.iter().any(|word| name.contains(word)))
 }
 
 /// Starts `program`, which is to call [`begin_session`] first of all. What it writes goes to the end of `log` (0600). It gets
@@ -125,12 +126,25 @@ mod tests {
 
     #[test]
     fn secrets_are_known_by_their_names() {
-        for name in
-            ["DTR_ADMIN_PASSWORD", "UCP_PASSWORD", "UCP_TOKEN", "DTR_KEY", "AWS_SECRET_ACCESS_KEY", "my_passphrase"]
-        {
+        for name in [
+            "DTR_ADMIN_PASSWORD",
+            "UCP_PASSWORD",
+            "UCP_TOKEN",
+            "DTR_KEY",
+            "AWS_SECRET_ACCESS_KEY",
+            "my_passphrase",
+        ] {
             assert!(is_secret(OsStr::new(name)), "{name}");
         }
-        for name in ["PATH", "HOME", "UCP_PASSWORD_FILE", "LOG_LEVEL", "MIMALLOC_PURGE_DELAY", "DTR_CERT", "KEYBOARD"] {
+        for name in [
+            "PATH",
+            "HOME",
+            "UCP_PASSWORD_FILE",
+            "LOG_LEVEL",
+            "MIMALLOC_PURGE_DELAY",
+            "DTR_CERT",
+            "KEYBOARD",
+        ] {
             assert!(!is_secret(OsStr::new(name)), "{name}");
         }
     }

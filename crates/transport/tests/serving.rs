@@ -11,8 +11,8 @@ mod support;
 use std::{net::SocketAddr, time::Duration};
 
 use dtr_transport::{
-    AccessLog, Body, ExternalHost, Forwarded, Limits, ListenerKind, LogUser, Metrics, Redirect, RequestInfo,
-    Server, pki, tls::ServerTls,
+    AccessLog, Body, ExternalHost, Forwarded, Limits, ListenerKind, LogUser, Metrics, Redirect,
+    RequestInfo, Server, pki, tls::ServerTls,
 };
 use dtr_types::{Clock as _, SystemClock, SystemRandom};
 use http::{Request, Response, StatusCode, Version};

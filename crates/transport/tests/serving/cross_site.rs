@@ -23,8 +23,15 @@ async fn pages_of_other_sites_change_nothing() {
         }
         let other_port = format!("http://127.0.0.1:{}", 1);
         for foreign in [
-            "https://evil.example", "null", "", "http://127.0.0.1", &other_port, "https://evil.example:443",
-            "https://registry.example.com.evil.example", "https://registry.example.com:444", "file://",
+            "https://evil.example",
+            "null",
+            "",
+            "http://127.0.0.1",
+            &other_port,
+            "https://evil.example:443",
+            "https://registry.example.com.evil.example",
+            "https://registry.example.com:444",
+            "file://",
             "http://registry.example.com@evil.example",
         ] {
             assert_eq!(ask(method, &[("origin", foreign)]).await, 403, "{method} {foreign}");

@@ -68,12 +68,19 @@ async fn large_bodies_hold_bounded_memory() {
     let large = vec![b'x'; 1_900_000];
     let sent = client.post(running.https("/auth/token")).body(large.clone()).send().await.unwrap();
     assert_eq!(sent.status(), 413);
-    let pieces = futures_util::stream::iter(large.chunks(10_000).map(|piece| {
-        Ok::<_, std::io::Error>(bytes::Bytes::copy_from_slice(piece))
-    }).collect::<Vec<_>>());
-    let chunked = client.post(running.https("/auth/token")).body(reqwest::Body::wrap_stream(pieces));
+    let pieces = futures_util::stream::iter(
+        large
+            .chunks(10_000)
+            .map(|piece| Ok::<_, std::io::Error>(bytes::Bytes::copy_from_slice(piece)))
+            .collect::<Vec<_>>(),
+    );
+    let chunked =
+        client.post(running.https("/auth/token")).body(reqwest::Body::wrap_stream(pieces));
     assert_eq!(chunked.send().await.unwrap().status(), 413);
-    assert_eq!(client.post(running.https("/echo")).body(vec![b'x'; 60_000]).send().await.unwrap().status(), 200);
+    assert_eq!(
+        client.post(running.https("/echo")).body(vec![b'x'; 60_000]).send().await.unwrap().status(),
+        200
+    );
     let over = client.post(running.https("/echo")).body(large.clone()).send().await.unwrap();
     assert_eq!(over.status(), 503, "more than all of the memory");
     let text = running.metrics.encode();
