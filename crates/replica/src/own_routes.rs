@@ -1,11 +1,10 @@
 //! What belongs to no other face: `/_ping`, `/ca`, `/metrics`.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Extension, Router,
-    extract::Request,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -26,11 +25,15 @@ pub(crate) fn routes(
 ) -> Router {
     let (ca, ping) = (catalog.clone(), health.clone());
     let (access, metrics) = (access.clone(), Arc::clone(metrics));
-    let figures = move |local: Option<Extension<LocalAdmin>>, request: Request| async move {
-        match may_read_figures(&access, local.is_some(), &request).await {
-            Ok(()) => metrics.response(),
-            Err(refused) => refused,
-        }
+    let figures = move |local: Option<Extension<LocalAdmin>>,
+                        info: Option<Extension<RequestInfo>>,
+                        headers: HeaderMap| async move {
+        let from = info.and_then(|Extension(info)| info.source);
+        let allowed = match local {
+            Some(_) => Ok(()),
+            None => may_read_figures(&access, &headers, from).await,
+        };
+        allowed.map_or_else(|refused| refused, |()| metrics.response())
     };
     Router::new()
         .route("/_ping", get(move || async move { ping.ping().await }))
@@ -51,14 +54,10 @@ async fn serve_ca(catalog: &Catalog) -> Response {
 /// Whether the figures are for who asks: an administrator, also by a token that can only pull.
 async fn may_read_figures(
     access: &Access,
-    is_local: bool,
-    request: &Request,
+    headers: &HeaderMap,
+    from: Option<IpAddr>,
 ) -> Result<(), Response> {
-    if is_local {
-        return Ok(());
-    }
-    let header = request.headers().get(header::AUTHORIZATION).map(HeaderValue::to_str);
-    let from = request.extensions().get::<RequestInfo>().and_then(|info| info.source);
+    let header = headers.get(header::AUTHORIZATION).map(HeaderValue::to_str);
     let caller = match header {
         None => Caller::Anonymous,
         Some(Ok(text)) => match access.caller_from_header_at(text, from).await {
