@@ -61,8 +61,10 @@ pub(crate) struct ObjectView {
 #[into_params(parameter_in = Query)]
 pub(crate) struct EventParams {
     /// Only those before this time, in RFC 3339 form.
+    #[param(format = DateTime)]
     published_before: Option<String>,
     /// Only those at or after this time, in RFC 3339 form.
+    #[param(format = DateTime)]
     published_after: Option<String>,
     /// Only those of this actor, by id.
     actor_id: Option<String>,

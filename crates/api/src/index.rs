@@ -28,6 +28,7 @@ pub(crate) struct AutocompleteParams {
     /// Only in this namespace.
     namespace: Option<String>,
     /// At most this many of each, up to 100.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct PageParams {
     /// The first record wanted: what `X-Next-Page-Start` of the page before said.
     pub page_start: Option<String>,
     /// How many records, at most 1000.
+    #[param(minimum = 1, maximum = 1000)]
     pub page_size: Option<usize>,
 }
 

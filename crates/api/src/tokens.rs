@@ -57,9 +57,11 @@ pub(crate) struct TokenView {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct NewToken {
     /// What its owner calls it.
+    #[schema(min_length = 1, max_length = 100)]
     token_label: String,
     /// When it ends, in RFC 3339 form.
     #[serde(default)]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
     /// The repositories it is limited to: `namespace/name` or `namespace/*`.
     #[serde(default)]
@@ -77,6 +79,7 @@ pub(crate) struct NewToken {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct TokenChange {
     /// What its owner calls it.
+    #[schema(min_length = 1, max_length = 100)]
     token_label: Option<String>,
     /// Whether it is accepted.
     is_active: Option<bool>,

@@ -71,9 +71,9 @@ pub enum CatalogError {
     )]
     Listed {
         /// The manifest that was to be deleted.
-        manifest: Digest,
+        manifest: Box<Digest>,
         /// The index that lists it; one with a tag, if there is one.
-        index: Digest,
+        index: Box<Digest>,
         /// A tag of that index.
         tag: Option<Tag>,
     },

@@ -239,7 +239,8 @@ impl Catalog {
             let tag: Option<Tag> = tags.items.first().and_then(|tag| tag.parse().ok());
             let is_tagged = tag.is_some();
             if is_tagged || first.is_none() {
-                first = Some(CatalogError::Listed { manifest: *child, index, tag });
+                let (manifest, index) = (Box::new(*child), Box::new(index));
+                first = Some(CatalogError::Listed { manifest, index, tag });
             }
             if is_tagged {
                 break;
