@@ -88,10 +88,7 @@ pub async fn salvage<W: Write + Send + 'static>(
     let mut seed = zeroize::Zeroizing::new([0; 32]);
     random.fill(&mut *seed);
     let key = SigningKey::from_seed(&seed)?;
-    let header = match survey.header(&*input)? {
-        Some(header) => Some(header),
-        None => None,
-    };
+    let header = survey.header(&*input)?;
     let is_known = header.is_some();
     let header = header.unwrap_or_else(|| unknown(&survey, &key, random));
     let origin = SalvageLine::Origin {

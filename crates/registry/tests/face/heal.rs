@@ -140,16 +140,27 @@ async fn a_push_of_right_bytes_ends_with_right_bytes() {
                 let sent = push(&world, way, &bytes).await;
                 assert!(sent || !seen, "{case}: mounted");
                 if sent {
-                    assert_eq!(std::fs::read(world.blob_file(&digest)).unwrap(), bytes, "{case}");
+                    assert_eq!(
+                        std::fs::read(world.blob_file(&digest)).expect("works"),
+                        bytes,
+                        "{case}"
+                    );
                     assert!(world.get(&path).await.is(200).body == bytes, "{case}");
                     world.own("HEAD", &path).send().await.is(200);
-                    assert!(world.catalog.damage(&digest).await.unwrap().is_none(), "{case}");
+                    assert!(
+                        world.catalog.damage(&digest).await.expect("works").is_none(),
+                        "{case}"
+                    );
                 }
             }
         }
     }
     let uploads = world.blobs_dir().join("uploads");
-    assert_eq!(std::fs::read_dir(uploads).unwrap().count(), 0, "nothing is left of the pushes");
+    assert_eq!(
+        std::fs::read_dir(uploads).expect("works").count(),
+        0,
+        "nothing is left of the pushes"
+    );
 }
 
 /// What is noticed by a read is known to all: to HEAD, to mounts, to the next reads; until a push has brought it again.
@@ -175,7 +186,7 @@ async fn what_a_read_finds_out_is_known_until_it_is_healed() {
             }
             world.until(404, async || world.own("HEAD", &path).send().await).await;
             let known =
-                world.catalog.damage(&digest).await.unwrap().expect("recorded").value.damage;
+                world.catalog.damage(&digest).await.expect("works").expect("recorded").value.damage;
             let expected = match what {
                 Harm::Removed | Harm::Linked => Damage::Missing,
                 Harm::Altered => Damage::Content,
@@ -187,7 +198,7 @@ async fn what_a_read_finds_out_is_known_until_it_is_healed() {
                 call.send().await.is(if gone { 404 } else { 500 });
             }
             assert!(push(&world, Way::Mount, &bytes).await, "{case}: a damaged blob was mounted");
-            assert!(world.catalog.damage(&digest).await.unwrap().is_none(), "{case}");
+            assert!(world.catalog.damage(&digest).await.expect("works").is_none(), "{case}");
             assert!(world.get(&path).await.is(200).body == bytes, "{case}");
             world.own("HEAD", &path).send().await.is(200);
             assert!(
@@ -209,7 +220,7 @@ async fn a_range_of_a_blob_of_another_size_is_not_served() {
         let path = format!("/v2/{PRIVATE}/blobs/{digest}");
         let answer = world.own("GET", &path).header("range", "bytes=100-200").send().await.is(500);
         assert!(answer.message().contains("push it again"), "{}", answer.message());
-        assert!(world.catalog.damage(&digest).await.unwrap().is_some());
+        assert!(world.catalog.damage(&digest).await.expect("works").is_some());
     }
 }
 
@@ -225,7 +236,7 @@ async fn needs_are_named_and_removals_are_no_damage() {
     harm(&world, &layer, Harm::Removed);
     let path = format!("/v2/{PUBLIC}/blobs/{layer}");
     world.call("HEAD", &path).who(Who::Anonymous).send().await.is(404);
-    let needs = world.catalog.needed_by(&layer, 10).await.unwrap();
+    let needs = world.catalog.needed_by(&layer, 10).await.expect("works");
     let told: Vec<_> = needs
         .iter()
         .flat_map(|need| need.tags.iter().map(|tag| format!("{}:{tag}", need.repository)))
@@ -236,20 +247,20 @@ async fn needs_are_named_and_removals_are_no_damage() {
     world.put(PUBLIC, "multi", INDEX, list).await.is(201);
     world.own("DELETE", &format!("/v2/{PUBLIC}/manifests/v1")).send().await.is(202);
     world.own("DELETE", &format!("/v2/{PUBLIC}/manifests/v2")).send().await.is(202);
-    let needs = world.catalog.needed_by(&layer, 10).await.unwrap();
+    let needs = world.catalog.needed_by(&layer, 10).await.expect("works");
     let public = needs.iter().find(|need| need.repository.as_str() == PUBLIC).expect("there");
     assert_eq!(public.tags.iter().map(|tag| tag.as_str()).collect::<Vec<_>>(), ["multi"]);
     // Without a record nothing is recorded.
-    let (blobs, count) = world.catalog.damaged_blobs(10).await.unwrap();
+    let (blobs, count) = world.catalog.damaged_blobs(10).await.expect("works");
     assert_eq!((blobs.len(), count), (1, 1));
     let unknown = Digest::of(b"never there");
-    assert!(world.catalog.suspect(&unknown).await.unwrap().is_none());
+    assert!(world.catalog.suspect(&unknown).await.expect("works").is_none());
     // A look that a push was faster than records nothing.
     push(&world, Way::Whole, b"layer of v1").await;
-    let before = world.catalog.suspect(&layer).await.unwrap().expect("good again");
+    let before = world.catalog.suspect(&layer).await.expect("works").expect("good again");
     push(&world, Way::Whole, b"layer of v1").await;
-    assert!(!world.catalog.record_damage(&before, Damage::Missing).await.unwrap());
-    assert!(world.catalog.get(&keys::damaged_blob(&layer)).await.unwrap().is_none());
+    assert!(!world.catalog.record_damage(&before, Damage::Missing).await.expect("works"));
+    assert!(world.catalog.get(&keys::damaged_blob(&layer)).await.expect("works").is_none());
 }
 
 /// Where reads are not sampled, a large altered blob is sent; that is what the share is for.
@@ -262,5 +273,5 @@ async fn the_share_is_what_was_handed_in() {
     let none = world.sampled(Sampling { one_of: 0, ..Sampling::ALL });
     let path = format!("/v2/{PRIVATE}/blobs/{digest}");
     assert!(none.body_of(&path).await.is_ok());
-    assert!(none.catalog.damage(&digest).await.unwrap().is_none());
+    assert!(none.catalog.damage(&digest).await.expect("works").is_none());
 }

@@ -35,7 +35,7 @@ impl LastWords {
         let is_damage = DAMAGE.iter().any(|words| text.contains(words));
         let is_fatal = matches!(level, "fatal" | "panic" | "dpanic") || text.starts_with("panic:");
         // What came first is the reason; what follows comes of it.
-        if (is_damage && !self.damaged) || (is_fatal && !self.damaged) {
+        if !self.damaged && (is_damage || is_fatal) {
             self.line = Some(text.chars().take(LINE_KEPT).collect());
             self.damaged = is_damage;
         }
