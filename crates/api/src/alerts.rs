@@ -121,11 +121,11 @@ pub(crate) async fn alerts(state: &ApiState) -> Result<Vec<Alert>, CatalogError>
     let now = catalog.now();
     let settings = catalog.settings().await?;
     let mut found = Vec::new();
-    if !settings.disable_backup_warning {
-        if let Some(message) = backup_message(&catalog.last_backups().await?, now) {
-            let message = format!("{message}; take one with \"dtr backup\" and keep it elsewhere");
-            found.push(alert("backup", "warning", message, "backup.md#how-often"));
-        }
+    if !settings.disable_backup_warning
+        && let Some(message) = backup_message(&catalog.last_backups().await?, now)
+    {
+        let message = format!("{message}; take one with \"dtr backup\" and keep it elsewhere");
+        found.push(alert("backup", "warning", message, "backup.md#how-often"));
     }
     let health = blobs.health().await;
     if let Some(problem) = &health.problem {

@@ -263,7 +263,7 @@ mod tests {
         let refused = shares.take(Kind::Requests, Some(&one)).err();
         assert_eq!(refused.map(|no| no.limit), Some("requests_share"));
         for _ in 0..2 {
-            places.push(shares.take(Kind::Requests, Some(&two)).ok().expect("its share"));
+            places.push(shares.take(Kind::Requests, Some(&two)).expect("its share"));
         }
         assert!(shares.take(Kind::Requests, Some(&two)).is_err());
         // A proxy has many clients.
@@ -289,7 +289,7 @@ mod tests {
     fn a_body_that_is_there_takes_its_memory_along() {
         let shares = shares();
         let one = address(&shares, 1);
-        let mut body = shares.take(Kind::Bodies, Some(&one)).ok().expect("a place");
+        let mut body = shares.take(Kind::Bodies, Some(&one)).expect("a place");
         assert_eq!(body.hold(200), Ok(()));
         assert_eq!(body.hold(600), Ok(()), "while half is free");
         assert_eq!(body.hold(1), Err(NO_MEMORY));

@@ -518,7 +518,7 @@ mod tests {
         let both = [rogue.clone(), honest.clone()];
         assert_eq!(choose(&both, Some(&id), "u").expect("one").1, "https://honest");
         assert_eq!(choose(&both, None, "u").expect("one").1, "https://honest");
-        assert!(choose(&[rogue.clone()], Some(&id), "u").is_err());
+        assert!(choose(std::slice::from_ref(&rogue), Some(&id), "u").is_err());
         let twice = [Service { privileged: true, ..rogue }, honest];
         let error = choose(&twice, Some(&id), "u").expect_err("two").to_string();
         assert!(error.contains("two services"), "{error}");
