@@ -13,9 +13,9 @@ use crate::{
     extract::Params,
 };
 
-/// How to run.
+/// How to run. A parameter that is not known is refused: a mistyped `dryRun` must not become a run.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GcParams {
     /// Only say what would be removed.
