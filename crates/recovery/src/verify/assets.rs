@@ -124,16 +124,21 @@ pub(crate) fn usable_certificate(
     record: &CertificateRecord,
     at: Timestamp,
 ) -> Result<Option<String>, String> {
-    let CertificateRecord { name, certificate, private_key, ca, .. } = record;
+    let CertificateRecord { certificate, private_key, ca, .. } = record;
+    // What the authority of the replicas of a cluster took back is among the certificates, too.
+    if certificate.contains("-----BEGIN X509 CRL") {
+        let read = pki::check_revocation_list(certificate);
+        return read.map(|()| None).map_err(|error| error.to_string());
+    }
     if certificate.contains("-----BEGIN PUBLIC KEY") {
         let public = pki::public_key_of(private_key).map_err(|error| error.to_string())?;
         let same = public.trim() == certificate.trim();
         return if same { Ok(None) } else { Err("its public half is another's".to_owned()) };
     }
-    let checked = if name == "ca" {
-        Authority::from_pem(certificate, private_key).map(drop)
-    } else if private_key.is_empty() {
+    let checked = if private_key.is_empty() {
         pki::facts(certificate).map(drop)
+    } else if pki::is_authority(certificate).map_err(|error| error.to_string())? {
+        Authority::from_pem(certificate, private_key).map(drop)
     } else {
         let ca = (!ca.is_empty()).then_some(ca.as_str());
         let none = SubjectNames::none();

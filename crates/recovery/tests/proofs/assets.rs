@@ -14,6 +14,8 @@ use dtr_types::{Clock as _, Secret, Timestamp};
 
 use crate::world::{VERSION, World};
 
+const WEEK: std::time::Duration = std::time::Duration::from_secs(7 * 86_400);
+
 /// An archive without some of its files, signed anew.
 pub fn without(archive: &[u8], dropped: &str) -> Vec<u8> {
     let mut reader = ArchiveReader::open(archive, ReadOptions::default()).unwrap();
@@ -176,4 +178,39 @@ async fn what_somebody_should_know_is_said() {
     let back =
         World::empty(84).await.restore(&archive, RestoreOptions::new(VERSION)).await.unwrap();
     assert!(back.warnings.iter().any(|told| told.contains("\"web\"")), "{back}");
+}
+
+#[tokio::test]
+async fn the_authority_of_replicas_and_what_it_took_back_are_no_server_certificates() {
+    let world = World::installed(85).await;
+    let now = world.clock.now();
+    let authority = Authority::make("DTR replicas", now).unwrap();
+    let member = new_es256_key().unwrap();
+    let given =
+        authority.issue_member("replica", &SubjectNames::local(), &member.public, now, WEEK);
+    let given = given.unwrap();
+    let revoked = authority.revocation_list(&[&given], 1, now).unwrap();
+    let record = |name: &str, certificate: &str, private_key: &Secret| CertificateRecord {
+        name: name.to_owned(),
+        certificate: certificate.to_owned(),
+        private_key: private_key.clone(),
+        ca: String::new(),
+        user_given: false,
+        created_at: now,
+    };
+    let none = Secret::new("");
+    for record in [
+        record("replicas", authority.certificate_pem(), authority.key_pem()),
+        record("replicas-revoked", &revoked, &none),
+        record("000000000001", &given, &none),
+    ] {
+        world.catalog.put(&record).await.unwrap();
+    }
+    let (archive, _) = world.backup(BackupOptions::new(VERSION)).await;
+    let report = judged(&archive).await;
+    assert_eq!(report.exit(), Exit::Done, "{report}");
+    let damaged = revoked.replacen("MI", "!!", 1);
+    world.catalog.put(&record("replicas-revoked", &damaged, &none)).await.unwrap();
+    let (archive, _) = world.backup(BackupOptions::new(VERSION)).await;
+    no_good(&archive, &["replicas-revoked"]).await;
 }

@@ -9,10 +9,13 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
     pem::{self, PemObject as _},
 };
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::{
+    prelude::{FromDer as _, GeneralName, X509Certificate},
+    revocation_list::CertificateRevocationList,
+};
 
 use super::{PkiError, ServerCertificate, SubjectName, SubjectNames};
 use crate::tls::provider;
@@ -54,6 +57,29 @@ pub fn facts(chain_pem: &str) -> Result<CertificateFacts, PkiError> {
     let what = "the certificate";
     let chain = certificates(what, chain_pem)?;
     Ok(facts_of(&parse(what, &chain[0])?))
+}
+
+/// Whether the first certificate in `chain_pem` is one that issues others.
+///
+/// # Errors
+/// [`PkiError::Unreadable`].
+pub fn is_authority(chain_pem: &str) -> Result<bool, PkiError> {
+    let what = "the certificate";
+    let chain = certificates(what, chain_pem)?;
+    Ok(parse(what, &chain[0])?.is_ca())
+}
+
+/// Checks that a list of revoked certificates, as PEM, can be read.
+///
+/// # Errors
+/// [`PkiError::Unreadable`].
+pub fn check_revocation_list(pem: &str) -> Result<(), PkiError> {
+    let unreadable =
+        |why: String| PkiError::Unreadable { what: "the list of revoked certificates", why };
+    let list = CertificateRevocationListDer::from_pem_slice(pem.as_bytes())
+        .map_err(|error| unreadable(error.to_string()))?;
+    let parsed = CertificateRevocationList::from_der(&list);
+    parsed.map(drop).map_err(|error| unreadable(error.to_string()))
 }
 
 /// Checks a certificate that a person gave (`--dtr-cert`, `--dtr-key`, `--dtr-ca`): readable, key and certificate belong

@@ -5,7 +5,10 @@ mod check;
 mod names;
 
 pub use authority::{Authority, KeyPairPem, ServerCertificate, new_es256_key, public_key_of};
-pub use check::{CertificateFacts, Checked, EXPIRES_SOON, check_server_certificate, facts};
+pub use check::{
+    CertificateFacts, Checked, EXPIRES_SOON, check_revocation_list, check_server_certificate,
+    facts, is_authority,
+};
 pub(crate) use check::{certificates, private_key};
 pub use names::{SubjectName, SubjectNames};
 
