@@ -245,7 +245,7 @@ pub async fn tag(command: TagCommand) -> Result<()> {
                         c.api.get(&format!("{}/tags/{tag}", path(&repository))).await?;
                     let digest = field(&found, "digest");
                     let image = format!("{}/manifests/{digest}", path(&repository));
-                    let there = c.api.delete_existing(&image).await?;
+                    let there = c.api.delete(&image).await?;
                     let what = format!("{repository}@{digest} with its tags");
                     return deleted(there, admin.output, &what);
                 }
