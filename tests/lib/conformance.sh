@@ -26,13 +26,18 @@ conformance_of() {
 
 # conformance_run ADDRESS PREFIX VERSION: the tool alone, and what its report says.
 conformance_run() {
-    local at=$1 prefix=$2 results=$WORK/conformance-$2 status passed wrong
+    local at=$1 prefix=$2 results=$WORK/conformance-$2
     SSL_CERT_FILE=$WORK/conformance-ca.pem OCI_REGISTRY=$at OCI_TLS=enabled OCI_VERSION=$3 OCI_REPO1=admin/$prefix-1 \
         OCI_REPO2=admin/$prefix-2 OCI_USERNAME=admin OCI_PASSWORD=$password OCI_RESULTS_DIR=$results \
         timeout 180 conformance >"$WORK/conformance.log" 2>&1
-    status=$?
-    passed=$(grep -cE '<testcase .*status="passed"' "$results/junit.xml")
-    wrong=$(grep -E '<testcase .*status="(failure|error)"' "$results/junit.xml" | sed -n 's/.* name="\([^"]*\)".*/\1/p')
+    conformance_verdict $? "$results/junit.xml" "$3"
+}
+
+# conformance_verdict STATUS REPORT VERSION: of a run that ended with this exit status.
+conformance_verdict() {
+    local status=$1 passed wrong
+    passed=$(grep -cE '<testcase .*status="passed"' "$2")
+    wrong=$(grep -E '<testcase .*status="(failure|error)"' "$2" | sed -n 's/.* name="\([^"]*\)".*/\1/p')
     [ -z "$wrong" ] || printf 'failed: %s\n' "$wrong" | head -n 20
     echo "version $3: $passed passed, $(grep -c . <<<"$wrong") failed, exit status $status"
     [ "$status" -eq 0 ] && [ -z "$wrong" ] && [ "$passed" -ge "$CONFORMANCE_LEAST" ]

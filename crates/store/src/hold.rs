@@ -1,6 +1,6 @@
 //! Holds: records in the store itself that keep a revision readable, and what it mentions uncollected, until they are
 //! released or expire. Because they are ordinary keys, every replica sees them and every engine has them. They expire by
-//! observed time ([`age`](crate::age)): a clock that is wrong ends none.
+//! observed time ([`age`]): a clock that is wrong ends none.
 
 use std::time::Duration;
 

@@ -322,7 +322,7 @@ pub struct DestroyArgs {
     /// Keep image content, for a restore into the same folder; what replicas share is always kept
     #[arg(long)]
     pub keep_storage: bool,
-    /// Delete nothing: stop the replica and put its folder aside, as DIR.before-<time>
+    /// Delete nothing: stop the replica and put its folder aside, as DIR.before-TIME
     #[arg(long, conflicts_with = "keep_storage")]
     pub keep_old: bool,
     /// Do not ask
@@ -456,7 +456,7 @@ pub struct RestoreArgs {
     /// Take an archive that was salvaged from a damaged one, although not everything is in it
     #[arg(long)]
     pub salvaged: bool,
-    /// Put a replica that is in the data directory, and does not run, aside as DIR.before-<time>
+    /// Put a replica that is in the data directory, and does not run, aside as DIR.before-TIME
     #[arg(long)]
     pub keep_old: bool,
     #[command(flatten)]
