@@ -128,6 +128,9 @@ conform "all restored" 1 2 3
 
 fresh moved
 ok "one machine with a store of its own" on 1 dtr install --data-dir "$(folder 1)" || bail "nothing to move"
+# A replica reports itself within seconds of its start.
+reported() { [ "$(id 1)" != null ]; }
+wait_for 20 reported
 refused "which no other can join" "for one replica" on 2 dtr join --data-dir "$(folder 2)" --ucp-url "$(url 1)" \
     --ucp-insecure-tls --ucp-username admin --existing-replica-id "$(id 1)"
 ok "a repository on it" repository 1
