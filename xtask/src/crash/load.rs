@@ -397,7 +397,14 @@ impl Load {
         let repository = worker.repositories[at].name.clone();
         worker.doubt = Some(Doubt::DeleteManifest { repository, digest });
         let path = worker.repositories[at].path("manifests", digest);
-        expect(self.wire.delete(&path).await?, 202, "the deletion of a manifest")?;
+        let sent = self.wire.delete(&path).await?;
+        // What an index lists stays with it.
+        if worker.repositories[at].is_listed(&digest) {
+            expect(sent, 403, "the deletion of a manifest that an index lists")?;
+            worker.doubt = None;
+            return Ok(());
+        }
+        expect(sent, 202, "the deletion of a manifest")?;
         worker.doubt = None;
         worker.repositories[at].lost_manifest(&digest, self.round);
         count(&self.counted.deletions);

@@ -73,6 +73,16 @@ impl Repository {
         self.deleted.insert(*digest, round);
     }
 
+    /// Whether an index lists this manifest, which then cannot be deleted.
+    pub fn is_listed(&self, digest: &Digest) -> bool {
+        let entry = format!("\"digest\":\"{digest}\"");
+        self.manifests.values().any(|held| {
+            held.media_type.contains("index")
+                && held.subject.as_ref() != Some(digest)
+                && String::from_utf8_lossy(&held.body).replace(' ', "").contains(&entry)
+        })
+    }
+
     /// Blobs that no manifest needs and that have been so for longer than the grace period.
     pub fn old_blobs(&self) -> Vec<Digest> {
         let needed: BTreeSet<&Digest> = self.manifests.values().flat_map(|m| &m.blobs).collect();
