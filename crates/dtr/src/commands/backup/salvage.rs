@@ -7,7 +7,7 @@ use dtr_archive::ArchiveError;
 use dtr_recovery::{Exit, RecoveryError, SalvageReport};
 use dtr_types::{Clock as _, SystemClock, SystemRandom};
 
-use super::{encryption, sink::Sink};
+use super::{encryption, sink::Sink, take::SinkWriter};
 use crate::{
     cli::SalvageArgs,
     commands::report::ReportFile,
@@ -50,7 +50,7 @@ async fn salvaged(args: &SalvageArgs) -> Result<SalvageReport> {
     }
     let encryption = encryption(&args.encryption)?;
     let sink = Sink::open(Some(&args.output), &encryption)?;
-    let out = Writer { sink, progress: Progress::new("salvaging") };
+    let out = SinkWriter { sink, progress: Progress::new("salvaging") };
     let now = SystemClock.now();
     let version = env!("CARGO_PKG_VERSION");
     let done =
@@ -66,21 +66,4 @@ async fn salvaged(args: &SalvageArgs) -> Result<SalvageReport> {
     };
     tokio::task::spawn_blocking(move || out.sink.finish()).await??;
     Ok(report)
-}
-
-struct Writer {
-    sink: Sink,
-    progress: Progress,
-}
-
-impl std::io::Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.sink.write(bytes)?;
-        self.progress.add(bytes.len() as u64);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

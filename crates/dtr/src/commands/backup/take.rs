@@ -221,9 +221,10 @@ async fn offline(
     Ok(Some(report))
 }
 
-struct SinkWriter {
-    sink: Sink,
-    progress: Progress,
+/// A sink as a writer that shows its progress.
+pub(super) struct SinkWriter {
+    pub(super) sink: Sink,
+    pub(super) progress: Progress,
 }
 
 impl std::io::Write for SinkWriter {
